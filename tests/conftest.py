@@ -1,0 +1,47 @@
+"""What every test shares: the Hypothesis profiles, and the rule that nothing important is skipped unseen."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", parent=settings.get_profile("default"), max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_skipped_as_root: list[str] = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs other uids is skipped, visibly, when we cannot take them."""
+    if item.get_closest_marker("needs_root") is not None and os.geteuid() != 0:
+        pytest.skip("needs root, to start processes under other uids")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember a `needs_root` test that was skipped although we are root: that is a hole, not a choice."""
+    report = yield
+    if report.skipped and os.geteuid() == 0 and item.get_closest_marker("needs_root") is not None:
+        _skipped_as_root.append(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """As root, a skipped `needs_root` test fails the run."""
+    if _skipped_as_root and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the holes at the end, where they are read."""
+    for nodeid in _skipped_as_root:
+        terminalreporter.write_line(f"FAILED {nodeid} - skipped although running as root", red=True)
