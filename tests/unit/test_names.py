@@ -46,7 +46,7 @@ def test_reserved_words_name_nobody(word: str) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "/", "a/", "/a", "a//b", "a/../b", "a/./b", "a/" + "b" * 65, 
+    ["", "/", "a/", "/a", "a//b", "a/../b", "a/./b", "a/" + "b" * 65,
      "/".join("abcdefghi"), "a\n", "A/b", "a/\0", "a" * 256, "**"],
 )  # fmt: skip
 def test_a_secret_name_outside_the_grammar_is_refused(bad: str) -> None:
