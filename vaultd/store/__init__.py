@@ -1,0 +1,9 @@
+"""Opaque bytes kept durably in named places: a directory on disk, and its twin in memory that can lose power."""
+
+from __future__ import annotations
+
+from vaultd.store.directory import DirectoryStore
+from vaultd.store.interface import AppendFile, SlotFile, Store
+from vaultd.store.memory import Fault, MemoryStore, PowerCut
+
+__all__ = ["AppendFile", "DirectoryStore", "Fault", "MemoryStore", "PowerCut", "SlotFile", "Store"]

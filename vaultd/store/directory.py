@@ -1,0 +1,434 @@
+"""The store on disk: one directory, mode 0700, everything in it 0600 and reached by descriptor, one lock holder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Self
+
+from vaultd.errors import ConfigError, Exists, IntegrityError, Internal, NotFound, StoreError, Uninitialised
+from vaultd.store import lock as locking
+from vaultd.store.descriptors import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    checked_directory,
+    checked_file,
+    open_at,
+    system_errors,
+    wording,
+    write_all,
+)
+from vaultd.store.interface import split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = ["DirectoryStore"]
+
+_TEMPORARY: Final = ".new."
+_READ_CHUNK: Final = 1 << 20
+
+
+class DirectoryStore:
+    """A `Store` over the directory at `path`.
+
+    Args:
+        path: the vault directory; its last part must not be a link.
+        create: make it (and missing parents, mode 0700) if it is not there.
+        read_only: take no lock and refuse every change; for offline checks beside a running daemon. Then root may read
+            another user's vault, and all in it must have the directory's owner.
+
+    Raises:
+        Uninitialised: there is no such directory.
+        ConfigError: it is a link, not a directory, somebody else's, or open to others.
+        Locked: another process has it open.
+        StoreError: the system refuses (read-only file system, no space, no permission).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> None:
+        self._path = os.fspath(path)
+        self._read_only = read_only
+        self._lock_fd: int | None = None
+        if create and not read_only:
+            _make_directories(self._path)
+        try:
+            with system_errors("open", self._path):
+                # A trailing slash would make the kernel follow a final link in spite of O_NOFOLLOW.
+                self._root_fd = open_at(self._path.rstrip("/") or "/", os.O_RDONLY | os.O_DIRECTORY, None)
+        except NotFound:
+            raise Uninitialised(f"there is no vault at {self._path}", "make one with: vaultctl init") from None
+        self._open = True
+        try:
+            self._owner = os.geteuid()
+            if read_only and self._owner == 0:
+                self._owner = os.fstat(self._root_fd).st_uid
+            checked_directory(self._root_fd, self._path, self._owner)
+            if not read_only:
+                self._lock_fd = locking.take(self._root_fd, self._path, self._owner)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def location(self) -> str:
+        return self._path
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._root_fd)
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self, path: str, limit: int) -> bytes:
+        with self._file(path, os.O_RDONLY) as (fd, facts), system_errors("read", self._shown(path)):
+            if facts.st_size > limit:
+                raise IntegrityError(
+                    f"{self._shown(path)} is longer than any file of its kind", "restore the vault from a backup"
+                )
+            return _pread(fd, 0, facts.st_size)
+
+    def exists(self, path: str) -> bool:
+        try:
+            with self._parent(path) as (parent, name), system_errors("look at", self._shown(path)):
+                os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, path: str = "") -> list[str]:
+        with self._directory(split(path) if path else ()) as fd, system_errors("list", self._shown(path)):
+            names = sorted(name for name in os.listdir(fd) if not name.startswith(_TEMPORARY))
+        if not path and locking.LOCK_NAME in names:
+            names.remove(locking.LOCK_NAME)
+        return names
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._put(path, data, exclusive=False)
+
+    def create(self, path: str, data: bytes) -> None:
+        self._put(path, data, exclusive=True)
+
+    def _put(self, path: str, data: bytes, *, exclusive: bool) -> None:
+        self._writable()
+        with self._parent(path) as (parent, name), system_errors("write", self._shown(path)):
+            # The lock makes us the only writer, so asking first is not a race.
+            if exclusive and _is_there(name, parent):
+                raise Exists(f"{self._shown(path)} exists")
+            temporary = _TEMPORARY + name
+            if _is_there(temporary, parent):  # an earlier holder died on the way; its bytes were never ours
+                os.unlink(temporary, dir_fd=parent)
+            fd = open_at(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, parent)
+            try:
+                os.fchmod(fd, FILE_MODE)  # whatever the umask
+                write_all(fd, data, 0)
+                os.fsync(fd)  # before the rename: a name must never lead to bytes that are not on the disk
+            except BaseException:
+                # Free what a full disk gave us; the error that matters is the one on its way.
+                os.unlink(temporary, dir_fd=parent)
+                raise
+            finally:
+                os.close(fd)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+
+    def rename(self, source: str, target: str) -> None:
+        self._writable()
+        if split(source)[:-1] != split(target)[:-1]:
+            raise Internal("a store renames within one directory only")
+        with self._parent(source) as (parent, name), system_errors("rename", self._shown(source)):
+            os.rename(name, split(target)[-1], src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+
+    def remove(self, path: str, *, missing_ok: bool = False) -> None:
+        self._writable()
+        try:
+            with self._parent(path) as (parent, name), system_errors("remove", self._shown(path)):
+                os.unlink(name, dir_fd=parent)
+                os.fsync(parent)
+        except NotFound:
+            if not missing_ok:
+                raise
+
+    def mkdir(self, path: str, *, exist_ok: bool = False) -> None:
+        self._writable()
+        with self._parent(path) as (parent, name), system_errors("make", self._shown(path)):
+            try:
+                os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+            except FileExistsError:
+                if not exist_ok:
+                    raise Exists(f"{self._shown(path)} exists") from None
+                with self._directory(split(path)):
+                    return  # there, and checked to be a directory of ours
+            # Whatever the umask. Nobody else can have swapped the name: the parent is ours alone and we hold the lock.
+            os.chmod(name, DIRECTORY_MODE, dir_fd=parent)
+            os.fsync(parent)
+
+    def remove_tree(self, path: str, *, missing_ok: bool = False) -> None:
+        self._writable()
+        try:
+            with self._parent(path) as (parent, name), system_errors("remove", self._shown(path)):
+                _remove_tree(name, parent)
+                os.fsync(parent)
+        except NotFound:
+            if not missing_ok:
+                raise
+
+    def append(self, path: str) -> DirectoryAppendFile:
+        self._writable()
+        return DirectoryAppendFile(self, path)
+
+    def slots(self, path: str, size: int, count: int) -> DirectorySlotFile:
+        return DirectorySlotFile(self, path, size, count)
+
+    def _shown(self, path: str) -> str:
+        return f"{self._path}/{path}" if path else self._path
+
+    def _writable(self) -> None:
+        if self._read_only:
+            raise Internal("a store opened for reading was asked to change something")
+
+    @contextmanager
+    def _directory(self, parts: tuple[str, ...]) -> Iterator[int]:
+        """A descriptor of the directory `parts` lead to, every step of the way checked."""
+        if not self._open:
+            raise Internal("the store is closed")
+        fd = os.dup(self._root_fd)
+        shown = self._path
+        try:
+            for part in parts:
+                shown = f"{shown}/{part}"
+                with system_errors("open", shown):
+                    inner = open_at(part, os.O_RDONLY | os.O_DIRECTORY, fd)
+                os.close(fd)
+                fd = inner
+                checked_directory(fd, shown, self._owner)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        *parents, name = split(path)
+        with self._directory(tuple(parents)) as fd:
+            yield fd, name
+
+    @contextmanager
+    def _file(self, path: str, flags: int) -> Iterator[tuple[int, os.stat_result]]:
+        fd, facts = self._open_file(path, flags)
+        try:
+            yield fd, facts
+        finally:
+            os.close(fd)
+
+    def _open_file(self, path: str, flags: int) -> tuple[int, os.stat_result]:
+        with self._parent(path) as (parent, name), system_errors("open", self._shown(path)):
+            fd = open_at(name, flags, parent)
+        try:
+            return fd, checked_file(fd, self._shown(path), self._owner)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _stat(self, path: str) -> os.stat_result:
+        with self._parent(path) as (parent, name):
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+
+
+class DirectoryAppendFile:
+    """See `interface.AppendFile`."""
+
+    def __init__(self, store: DirectoryStore, path: str) -> None:
+        self._store = store
+        self._path = path
+        self._shown = store._shown(path)
+        self._fd, facts = store._open_file(path, os.O_RDWR)
+        self._identity = (facts.st_dev, facts.st_ino)
+        self._size = facts.st_size
+        self._failed = False
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def append(self, data: bytes) -> int:
+        self._may_grow()
+        offset = self._size
+        with self._or_fail("append to"):
+            write_all(self._fd, data, offset)
+        self._size = offset + len(data)
+        return offset
+
+    def flush(self) -> None:
+        self._may_grow()
+        with self._or_fail("flush"):
+            os.fdatasync(self._fd)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with system_errors("read", self._shown):
+            return _pread(self._fd, offset, length)
+
+    def truncate(self, size: int) -> None:
+        self._may_grow()
+        if not 0 <= size <= self._size:
+            raise Internal("a file may be cut, not stretched")
+        with self._or_fail("cut"):
+            os.ftruncate(self._fd, size)
+            self._size = size
+            os.fsync(self._fd)
+
+    def check(self) -> None:
+        try:
+            facts = self._store._stat(self._path)
+        except (NotFound, FileNotFoundError):
+            raise _tampered(self._shown, "is gone") from None
+        if (facts.st_dev, facts.st_ino) != self._identity:
+            raise _tampered(self._shown, "was replaced by another file")
+        if facts.st_size != self._size:
+            raise _tampered(self._shown, f"has {facts.st_size} bytes where {self._size} were written")
+        if facts.st_nlink != 1 or facts.st_mode & 0o177 or facts.st_uid != self._store._owner:
+            raise _tampered(self._shown, "has another owner, mode or number of links")
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+
+    def _may_grow(self) -> None:
+        if self._failed:
+            raise StoreError(f"an earlier write to {self._shown} failed", "open the vault again")
+
+    @contextmanager
+    def _or_fail(self, action: str) -> Iterator[None]:
+        try:
+            with system_errors(action, self._shown):
+                yield
+        except BaseException:
+            # After a failed fdatasync the kernel may call the lost pages clean: a second try would say yes and lie.
+            self._failed = True
+            raise
+
+
+class DirectorySlotFile:
+    """See `interface.SlotFile`."""
+
+    def __init__(self, store: DirectoryStore, path: str, size: int, count: int) -> None:
+        self._shown = store._shown(path)
+        self._slot_size = size
+        self._count = count
+        self._fd, facts = store._open_file(path, os.O_RDONLY if store._read_only else os.O_RDWR)
+        self._closed = False
+        if facts.st_size != size * count:
+            self.close()
+            raise IntegrityError(
+                f"{self._shown} does not have the length of its kind", "restore the vault from a backup"
+            )
+
+    def read(self, index: int) -> bytes:
+        with system_errors("read", self._shown):
+            data = _pread(self._fd, self._offset(index), self._slot_size)
+        if len(data) != self._slot_size:
+            raise IntegrityError(f"{self._shown} was cut", "restore the vault from a backup")
+        return data
+
+    def write(self, index: int, data: bytes) -> None:
+        if len(data) != self._slot_size:
+            raise Internal("a slot is written whole")
+        offset = self._offset(index)
+        with system_errors("write", self._shown):
+            try:
+                # The blocks are there already, so one synchronous overwrite needs no journal commit of the file system.
+                written = os.pwritev(self._fd, [data], offset, os.RWF_DSYNC)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                    raise
+                written = 0
+            if written != len(data):  # not supported here, or cut short: the plain way
+                write_all(self._fd, data, offset)
+                os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+
+    def _offset(self, index: int) -> int:
+        if not 0 <= index < self._count:
+            raise Internal("there is no such slot")
+        return index * self._slot_size
+
+
+def _tampered(shown: str, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{shown} {what}", "somebody changed the vault's files under it: find out who before going on"
+    )
+
+
+def _is_there(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    chunks = []
+    while length > 0:
+        chunk = os.pread(fd, min(length, _READ_CHUNK), offset)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+        length -= len(chunk)
+    return b"".join(chunks)
+
+
+def _remove_tree(name: str, dir_fd: int) -> None:
+    fd = open_at(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd)
+    try:
+        with os.scandir(fd) as entries:
+            inner = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for inner_name, is_directory in inner:
+            if is_directory:
+                _remove_tree(inner_name, fd)
+            else:
+                os.unlink(inner_name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=dir_fd)
+
+
+def _make_directories(path: str) -> None:
+    """Make the directory at `path` and its missing parents, mode 0700 whatever the umask; leave existing ones alone."""
+    path = path.rstrip("/") or "/"
+    if os.path.lexists(path):
+        return
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        _make_directories(parent)
+    try:
+        os.mkdir(path, DIRECTORY_MODE)
+        os.chmod(path, DIRECTORY_MODE)
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent_fd)
+        finally:
+            os.close(parent_fd)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise ConfigError(f"cannot make {path}: a parent is not a directory", "choose another --dir") from error
+        raise wording(f"make {path}", error) from error
