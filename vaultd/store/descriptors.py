@@ -42,7 +42,7 @@ def wording(action: str, error: OSError) -> StoreError:
 
 @contextmanager
 def system_errors(action: str, shown: str) -> Iterator[None]:
-    """Turn `OSError` into this tree: absent is `NotFound`, a link where none may be `ConfigError`, else `StoreError`."""
+    """Turn `OSError` into this tree: absent is `NotFound`, a link in the way `ConfigError`, else `StoreError`."""
     try:
         yield
     except OSError as error:

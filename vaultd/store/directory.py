@@ -370,9 +370,7 @@ class DirectorySlotFile:
 
 
 def _tampered(shown: str, what: str) -> IntegrityError:
-    return IntegrityError(
-        f"{shown} {what}", "somebody changed the vault's files under it: find out who before going on"
-    )
+    return IntegrityError(f"{shown} {what}", "somebody changed the vault's files while it was open: find out who first")
 
 
 def _is_there(name: str, dir_fd: int) -> bool:

@@ -19,7 +19,7 @@ SECTOR: Final = 512
 
 
 class PowerCut(BaseException):
-    """The simulated machine stopped. Not an `Exception`: no handler on the way may take it for an error it can handle."""
+    """The simulated machine stopped. Not an `Exception`: no handler on the way may take it for its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,10 @@ def split(path: str) -> tuple[str, ...]:
 
 
 class AppendFile(Protocol):
-    """A file that grows at its end. After a failed write or flush it refuses to grow: what reached the disk is unknown."""
+    """A file that grows at its end.
+
+    After a failed write or flush it refuses to grow: what reached the disk is unknown.
+    """
 
     @property
     def size(self) -> int:
@@ -142,7 +145,7 @@ class Store(Protocol):
         ...
 
     def remove_tree(self, path: str, *, missing_ok: bool = False) -> None:
-        """Remove a directory and all in it, durably; a crash may leave part of it. Raises `NotFound` unless `missing_ok`."""
+        """Remove a directory and all in it, durably; a crash may leave part. Raises `NotFound` unless `missing_ok`."""
         ...
 
     def append(self, path: str) -> AppendFile:
@@ -153,7 +156,7 @@ class Store(Protocol):
         """Open an existing file of `count` slots of `size` bytes.
 
         Raises:
-            NotFound: there is no such file (make it with `create`, so that its blocks are there before they are needed).
+            NotFound: there is no such file (make it with `create`, so that its blocks are there when needed).
             IntegrityError: it has another length.
         """
         ...

@@ -264,7 +264,7 @@ class MemoryAppendFile:
 
     def _tampered(self, what: str) -> IntegrityError:
         return IntegrityError(
-            f"{self._path} {what}", "somebody changed the vault's files under it: find out who before going on"
+            f"{self._path} {what}", "somebody changed the vault's files while it was open: find out who first"
         )
 
     @contextmanager
