@@ -1,0 +1,48 @@
+"""Every personalisation of keyed BLAKE2b in this room, in one place, so that no two uses of a key can meet.
+
+BLAKE2b takes 16 bytes (RFC 7693, section 2.5); shorter labels are padded with zeros. A test holds that all differ.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ANCHOR",
+    "BOX",
+    "COMMIT",
+    "DATA_KEY",
+    "INDEX",
+    "KEY_FILE",
+    "NAME",
+    "RECORD",
+    "SLOT_CHECKSUM",
+    "SLOT_MARK",
+    "SLOT_PAIR",
+    "WRAP",
+]
+
+COMMIT: Final = b"vaultd.commit"
+"""The commitment that every wrap carries to its key, nonce and associated data."""
+BOX: Final = b"vaultd.box"
+"""From an X25519 shared point to the key of one box."""
+WRAP: Final = b"vaultd.wrap"
+"""Root key to wrap key: it wraps tenant keys, key pairs and slots' public keys."""
+ANCHOR: Final = b"vaultd.anchor"
+"""Root key to anchor key: it authenticates the anchor, the keyring and the heads."""
+RECORD: Final = b"vaultd.record"
+"""Tenant key to record key: it seals log records."""
+DATA_KEY: Final = b"vaultd.datakey"
+"""Tenant key to data-key wrap key: it wraps the data key of every version."""
+INDEX: Final = b"vaultd.index"
+"""System key to index key."""
+NAME: Final = b"vaultd.name"
+"""A tenant's name under the index key: what the keyring is searched by."""
+SLOT_PAIR: Final = b"vaultd.slot.pair"
+"""Slot key to the slot's X25519 private key."""
+SLOT_MARK: Final = b"vaultd.slot.mark"
+"""Slot key to the mark that tells the right secret from a wrong one."""
+SLOT_CHECKSUM: Final = b"vaultd.slot.sum"
+"""The unkeyed checksum that tells a damaged slot from a wrong secret."""
+KEY_FILE: Final = b"vaultd.keyfile"
+"""A key file's content to its slot key."""
