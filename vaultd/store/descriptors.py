@@ -95,7 +95,7 @@ def checked_file(fd: int, shown: str, owner: int) -> os.stat_result:
         raise ConfigError(
             f"{shown} is open to other users (mode {stat.S_IMODE(facts.st_mode):04o})", f"chmod 0600 {shown}"
         )
-    if facts.st_nlink != 1:
+    if facts.st_nlink > 1:  # 0 is a file that our own writer replaced since it was opened: still whole, still ours
         raise ConfigError(f"{shown} has {facts.st_nlink} names (hard links)", "remove the other links to it")
     return facts
 

@@ -185,7 +185,6 @@ class DirectoryStore:
                 raise
 
     def append(self, path: str) -> DirectoryAppendFile:
-        self._writable()
         return DirectoryAppendFile(self, path)
 
     def slots(self, path: str, size: int, count: int) -> DirectorySlotFile:
@@ -252,7 +251,7 @@ class DirectoryAppendFile:
         self._store = store
         self._path = path
         self._shown = store._shown(path)
-        self._fd, facts = store._open_file(path, os.O_RDWR)
+        self._fd, facts = store._open_file(path, os.O_RDONLY if store._read_only else os.O_RDWR)
         self._identity = (facts.st_dev, facts.st_ino)
         self._size = facts.st_size
         self._failed = False
@@ -306,6 +305,7 @@ class DirectoryAppendFile:
             os.close(self._fd)
 
     def _may_grow(self) -> None:
+        self._store._writable()
         if self._failed:
             raise StoreError(f"an earlier write to {self._shown} failed", "open the vault again")
 
