@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple, NoReturn, Self
 from vaultd.crypto import sodium
 from vaultd.errors import Internal
 
+_memzero: Final = sodium.memzero  # bound here so that `__del__` still finds it while the interpreter shuts down
+
 __all__ = ["ArenaStatus", "Buffer", "Key", "SecretBytes", "arena_status", "pointer_to", "wipe"]
 
 Buffer = bytes | bytearray | memoryview
@@ -41,31 +43,29 @@ class SecretBytes:
         pointer: where the secret starts, for this room's calls into libsodium. Gone after `wipe`.
     """
 
-    __slots__ = ("_buffer", "_size", "_start", "_view", "pointer")
+    __slots__ = ("_base", "_size", "_start", "_view", "pointer")
 
     pointer: sodium.Pointer
-    _buffer: bytearray
+    _base: sodium.Pointer | None
     _start: int
     _size: int
     _view: memoryview | None
 
-    def __init__(self, buffer: bytearray, start: int = 0, size: int | None = None) -> None:
-        """Own `buffer`; the secret is `size` bytes of it from `start` (all of it when not said), wiped as a whole."""
-        self._buffer = buffer
+    def __init__(self, base: sodium.Pointer, start: int, size: int) -> None:
+        """Strictly for this room: own the buffer behind `base`; the secret is `size` bytes of it from `start`."""
+        # The pointer exports its bytearray: from here on that cannot be resized, so no reallocation can leave a stale
+        # copy behind.
+        self._base = base
         self._start = start
-        self._size = len(buffer) - start if size is None else size
+        self._size = size
         self._view = None
-        if start < 0 or self._size < 0 or start + self._size > len(buffer):
-            raise Internal("a secret must lie within its buffer")
-        # The pointer exports the bytearray: from here on it cannot be resized, so no stale copy of it can be left by
-        # a reallocation.
-        pointer = sodium.from_buffer(buffer)
-        self.pointer = pointer + start if start else pointer
+        if not start:
+            self.pointer = base
 
     @classmethod
     def take(cls, buffer: bytearray) -> Self:
         """Become the owner of `buffer`; the caller must not use it again."""
-        return cls(buffer)
+        return cls(sodium.from_buffer(buffer), 0, len(buffer))
 
     @classmethod
     def copy_of(cls, buffer: Buffer | SecretBytes) -> Self:
@@ -85,19 +85,29 @@ class SecretBytes:
         Do not keep it or a slice of it: a slice outlives the wipe and shows whatever the place holds later.
         """
         if self._view is None:
-            self._view = memoryview(self._buffer).toreadonly()[self._start : self._start + self._size]
+            whole = sodium.memory(self._live())
+            self._view = whole.toreadonly()[self._start : self._start + self._size]
         return self._view
 
     def wipe(self) -> None:
         """Zero the whole buffer; any later use raises `Internal`. Wiping twice is harmless."""
-        try:
-            buffer = self._buffer
-        except Internal:
-            return
-        pointer = self.pointer if not self._start else sodium.from_buffer(buffer)
-        sodium.memzero(pointer, len(buffer))
-        self._release()
-        del self.pointer, self._buffer
+        # First no longer live, then zeroed: the call lets other threads run, and one of them may wipe as well.
+        base, self._base = self._base, None
+        if base is not None:
+            self.pointer = base
+            del self.pointer
+            _memzero(base, len(base))
+            self._release()
+
+    def __del__(self) -> None:
+        base = self._base
+        if base is not None:
+            _memzero(base, len(base))
+
+    def _live(self) -> sodium.Pointer:
+        if self._base is None:
+            raise Internal("a secret was used after it was wiped")
+        return self._base
 
     def _release(self) -> bool:
         """Release the view; False when something still looks through it."""
@@ -112,20 +122,18 @@ class SecretBytes:
     def __len__(self) -> int:
         return self._size
 
-    def __getattr__(self, name: str) -> NoReturn:
-        # Only reached when a slot is empty: `wipe` deletes these, which keeps the check for use after wipe out of the
-        # fast path.
-        if name in _GONE_AFTER_WIPE:
-            raise Internal("a secret was used after it was wiped")
+    def __getattr__(self, name: str) -> sodium.Pointer:
+        # Only reached when a slot is empty. `wipe` empties `pointer`, which keeps the check for use after wipe out of
+        # the fast path; and a secret that does not start its buffer computes it on first use.
+        if name == "pointer":
+            self.pointer = self._live() + self._start
+            return self.pointer
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wipe()
-
-    def __del__(self) -> None:
         self.wipe()
 
     def __eq__(self, other: object) -> bool:
@@ -153,9 +161,6 @@ class SecretBytes:
 
     def __deepcopy__(self, _: object) -> NoReturn:
         self.__reduce_ex__(2)
-
-
-_GONE_AFTER_WIPE: Final = frozenset({"pointer", "_buffer", "_place"})
 
 
 class ArenaStatus(NamedTuple):
@@ -186,8 +191,8 @@ class _Arena:
             self._grow()
             return self._free.pop()
 
-    def give_back(self, place: tuple[memoryview, sodium.Pointer]) -> None:
-        self._free.append(place)
+    def give_back(self, place: memoryview, pointer: sodium.Pointer) -> None:
+        self._free.append((place, pointer))
 
     def _grow(self) -> None:
         # Private, not Python's default of shared: a forked child must not see, or wipe, its parent's keys.
@@ -215,12 +220,14 @@ class Key(SecretBytes):
 
     __slots__ = ("_place",)
 
-    _place: tuple[memoryview, sodium.Pointer]
+    _place: memoryview
 
     def __init__(self) -> None:
         """An all-zero key, to be filled; use `take`, `copy_of` or `random` instead."""
-        self._place = _arena.acquire()
-        self.pointer = self._place[1]
+        self._base = None
+        self._place, self.pointer = _arena.acquire()
+        self._base = self.pointer
+        self._start = 0
         self._size = sodium.KEY
         self._view = None
 
@@ -237,7 +244,7 @@ class Key(SecretBytes):
         if len(buffer) != sodium.KEY:
             raise Internal("a key has 32 bytes")
         key = cls()
-        key._place[0][:] = buffer.view() if isinstance(buffer, SecretBytes) else buffer
+        key._place[:] = buffer.view() if isinstance(buffer, SecretBytes) else buffer
         return key
 
     @classmethod
@@ -252,20 +259,23 @@ class Key(SecretBytes):
     def view(self) -> memoryview:
         """A read-only view for the time of one use; it is released by `wipe`."""
         if self._view is None:
-            self._view = self._place[0].toreadonly()
+            self._live()  # the place may be another key's by now
+            self._view = self._place.toreadonly()
         return self._view
 
     def wipe(self) -> None:
         """Zero the key and give its place back; any later use raises `Internal`. Wiping twice is harmless."""
-        try:
-            place = self._place
-        except Internal:
-            return
-        sodium.memzero(place[1], sodium.KEY)
-        del self.pointer, self._place
-        # A place that somebody still looks at must not come to hold another key.
-        if self._release():
-            _arena.give_back(place)
+        # First no longer live, then zeroed: the call lets other threads run, and a place given back twice would come
+        # to hold two keys.
+        base, self._base = self._base, None
+        if base is not None:
+            del self.pointer
+            _memzero(base, sodium.KEY)
+            # Nor must a place that somebody still looks at come to hold another key.
+            if self._release():
+                _arena.give_back(self._place, base)
+
+    __del__ = wipe
 
 
 def pointer_to(data: Buffer | SecretBytes) -> tuple[sodium.Pointer | bytes, int]:

@@ -45,6 +45,7 @@ __all__ = [
     "copy",
     "from_buffer",
     "memcmp",
+    "memory",
     "memzero",
     "mlock",
     "new_size",
@@ -89,6 +90,11 @@ def copy(pointer: Pointer, size: int) -> bytes:
     """`size` bytes from `pointer`, which must not be secret."""
     copied: bytes = _buffer(pointer, size)[:]
     return copied
+
+
+def memory(pointer: Pointer) -> memoryview:
+    """A writable view of the whole buffer that `from_buffer` made `pointer` for; it keeps that alive."""
+    return memoryview(_buffer(pointer))
 
 
 def new_size() -> Any:

@@ -18,7 +18,7 @@ from vaultd.crypto import sodium
 from vaultd.crypto.context import context
 from vaultd.crypto.memory import Buffer, Key, SecretBytes
 from vaultd.crypto.primitives import OVERHEAD, does_not_open
-from vaultd.crypto.wrap import WRAPPED_KEY, open_wrapped, unwrap_key, wrap
+from vaultd.crypto.wrap import WRAPPED_KEY, Scratch, open_wrapped, unwrap_key, wrap
 from vaultd.errors import Internal, Invalid
 
 __all__ = [
@@ -38,6 +38,13 @@ VALUE_MAX: Final = 1 << 20
 _FLOOR: Final = 64
 _LENGTH: Final = 4
 _MIN_SEALED: Final = _FLOOR + OVERHEAD
+_SPLIT: Final = struct.Struct("24s48s32s24s").unpack_from
+"""An attachment's start: nonce, ciphertext with tag, and commitment of the wrapped data key; nonce of the value."""
+_TEXT: Final = WRAPPED_KEY + sodium.NONCE
+_COPY_UP_TO: Final = 4096
+_LENGTH_OF: Final = struct.Struct(">I").unpack_from
+_NULL: Final = sodium.NULL
+_decrypt: Final = sodium.aead_decrypt
 _SUFFIX: Final = struct.Struct(">I16sIQ")
 """Two fields of associated data at once: secret id (16 bytes) and version (u64), each behind its length."""
 
@@ -132,8 +139,11 @@ def open_value(
     Raises:
         IntegrityError: another key, another place, or changed bytes.
     """
-    start = sodium.from_buffer(sealed)
-    return _open(data_key.pointer, value_context(vault_id, tenant, secret_id, version), start, len(start))
+    raw = bytes(sealed)
+    if len(raw) < _MIN_SEALED:
+        raise does_not_open()
+    aad = value_context(vault_id, tenant, secret_id, version)
+    return _open(data_key.pointer, aad, raw[: sodium.NONCE], raw[sodium.NONCE :], len(raw) - OVERHEAD)
 
 
 def _seal(data_key: Key, aad: bytes, value: SecretBytes, nonce: bytes | None) -> bytes:
@@ -157,24 +167,33 @@ def _seal(data_key: Key, aad: bytes, value: SecretBytes, nonce: bytes | None) ->
     return bytes(sealed)
 
 
-def _open(data_key: sodium.Pointer, aad: bytes, sealed: sodium.Pointer, size: int) -> SecretBytes:
-    if size < _MIN_SEALED:
-        raise does_not_open()
-    padded = size - OVERHEAD
+def _open(
+    data_key: sodium.Pointer, aad: bytes, nonce: bytes, ciphertext: sodium.Pointer | bytes, padded: int
+) -> SecretBytes:
     buffer = bytearray(padded)
     out = sodium.from_buffer(buffer)
-    text = sealed + sodium.NONCE
-    if sodium.aead_decrypt(out, sodium.NULL, sodium.NULL, text, padded + sodium.TAG, aad, len(aad), sealed, data_key):
+    if _decrypt(out, _NULL, _NULL, ciphertext, padded + sodium.TAG, aad, len(aad), nonce, data_key):
         raise does_not_open()
-    length = int.from_bytes(buffer[:_LENGTH], "big")
+    (length,) = _LENGTH_OF(buffer)
     end = _LENGTH + length
     # One plaintext per value: the length that pads to exactly this, and zeros behind it. Only a holder of the key can
     # get here with anything else, and then two readers might disagree about the value.
-    if not 1 <= length <= VALUE_MAX or pad(end) != padded or buffer.count(0, end) != padded - end:
-        secret = SecretBytes.take(buffer)
-        secret.wipe()
+    if not (0 < length <= VALUE_MAX and (end <= _FLOOR if padded == _FLOOR else pad(end) == padded)) or (
+        end != padded and buffer.count(0, end) != padded - end
+    ):
+        SecretBytes(out, 0, padded).wipe()
         raise does_not_open()
-    return SecretBytes(buffer, _LENGTH, length)
+    return SecretBytes(out, _LENGTH, length)
+
+
+class _Place:
+    """What one call of `Envelope.open` works in."""
+
+    __slots__ = ("key", "scratch")
+
+    def __init__(self) -> None:
+        self.key = Key()
+        self.scratch = Scratch()
 
 
 class Envelope:
@@ -187,13 +206,13 @@ class Envelope:
         data_key_key: `TenantKeys(...).data_key`; it stays its owner's.
     """
 
-    __slots__ = ("_data_key_prefix", "_scratch", "_value_prefix", "_wrapping")
+    __slots__ = ("_data_key_prefix", "_places", "_value_prefix", "_wrapping")
 
     def __init__(self, vault_id: bytes, tenant: bytes, generation: int, data_key_key: Key) -> None:
         self._wrapping = data_key_key
         self._data_key_prefix = context("datakey", vault_id, tenant, generation)
         self._value_prefix = context("value", vault_id, tenant)
-        self._scratch: list[Key] = []
+        self._places: list[_Place] = []
 
     def seal(self, secret_id: bytes, version: int, value: SecretBytes) -> bytes:
         """A value as a log record carries it: wrapped data key ‖ sealed value.
@@ -212,21 +231,31 @@ class Envelope:
         Raises:
             IntegrityError: another tenant, generation, secret or version, or changed bytes.
         """
-        size = len(attachment) - WRAPPED_KEY
-        if size < _MIN_SEALED:
+        padded = len(attachment) - WRAPPED_KEY - OVERHEAD
+        if padded < _FLOOR:
             raise does_not_open()
         suffix = _suffix(secret_id, version)
-        start = sodium.from_buffer(attachment)
-        # A key to unwrap into is kept for the next call; two threads at once each find or make their own.
-        data_key = self._scratch.pop() if self._scratch else Key()
-        place = data_key.pointer
+        wrap_nonce, wrapped, commitment, nonce = _SPLIT(attachment)
+        # A short slice costs less than a pointer, a long one would be a copy of the whole.
+        text: sodium.Pointer | bytes = (
+            attachment[_TEXT:] if padded <= _COPY_UP_TO else sodium.from_buffer(attachment) + _TEXT
+        )
+        # A place to unwrap into is kept for the next call; two threads at once each find or make their own.
+        place = self._places.pop() if self._places else _Place()
+        data_key = place.key.pointer
         try:
-            if not open_wrapped(place, start, sodium.KEY, self._wrapping.pointer, self._data_key_prefix + suffix):
+            if not open_wrapped(
+                data_key,
+                self._wrapping.pointer,
+                self._data_key_prefix + suffix,
+                (wrap_nonce, wrapped, commitment),
+                place.scratch,
+            ):
                 raise does_not_open()
-            return _open(place, self._value_prefix + suffix, start + WRAPPED_KEY, size)
+            return _open(data_key, self._value_prefix + suffix, nonce, text, padded)
         finally:
-            sodium.memzero(place, sodium.KEY)
-            self._scratch.append(data_key)
+            sodium.memzero(data_key, sodium.KEY)
+            self._places.append(place)
 
     def rewrap(self, target: Envelope, secret_id: bytes, version: int, attachment: bytes) -> bytes:
         """The same attachment under another generation's key: the data key wrapped anew, the value untouched.
