@@ -1,0 +1,144 @@
+"""Secret patterns: `*` is any run of characters within a segment, a segment `**` any number of segments, none included.
+
+No regular expressions: a pattern with many stars would make them try exponentially many splits (I12). A pattern is a
+row of blocks between stars, and the leftmost place for a block is never worse than a later one, so matching goes back
+to the last star only: at most (length of pattern times length of name) steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from vaultd.names import Pattern, pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["ANYTHING", "Matcher", "covers", "each_covered"]
+
+ANYTHING: Final = "**"
+
+_Parts = str | tuple[str, ...]
+"""A compiled segment other than `**`: literal text, or the parts between its stars."""
+
+
+def _compile(segment: str) -> _Parts | None:
+    if segment == ANYTHING:
+        return None
+    return tuple(segment.split("*")) if "*" in segment else segment
+
+
+def _segment_matches(parts: _Parts, text: str) -> bool:
+    if isinstance(parts, str):
+        return parts == text
+    first, last = parts[0], parts[-1]
+    # Both ends must fit side by side: `a*a` does not match `a`.
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in parts[1:-1]:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def _row_matches(row: Sequence[_Parts | None], items: Sequence[str], one: Callable[[_Parts, str], bool]) -> bool:
+    """Match a row of segments (None: any number of items) against `items`, all of them."""
+    at = item = 0
+    star, resume = -1, 0  # the last `**` seen, and the item at which its block is tried next
+    while item < len(items):
+        here = row[at] if at < len(row) else ""
+        if at < len(row) and here is None:
+            star, resume = at, item
+            at += 1
+        elif at < len(row) and here is not None and one(here, items[item]):
+            at += 1
+            item += 1
+        elif star >= 0:
+            resume += 1
+            at, item = star + 1, resume
+        else:
+            return False
+    return all(rest is None for rest in row[at:])
+
+
+class Matcher:
+    """One compiled pattern.
+
+    Args:
+        text: the pattern; validated here again, because stored grants come back through this constructor.
+
+    Raises:
+        Invalid: not a pattern.
+    """
+
+    __slots__ = ("_row", "literal", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text: Pattern = pattern(text)
+        self.literal = "*" not in text
+        self._row = tuple(_compile(segment) for segment in text.split("/"))
+
+    def matches(self, name: str) -> bool:
+        """Whether the secret called `name` (a `SecretName`) is meant."""
+        if self.literal:
+            return name == self.text
+        if self.text == ANYTHING:
+            return True
+        return _row_matches(self._row, name.split("/"), _segment_matches)
+
+    @property
+    def head(self) -> str | None:
+        """The first segment when every matching name must start with it, else None: what indexes go by."""
+        first = self._row[0]
+        return first if isinstance(first, str) else None
+
+    def __repr__(self) -> str:
+        return f"Matcher({self.text!r})"
+
+
+def _canonical(text: str) -> list[str]:
+    """Segments with each neighbourhood of `*` and `**` in one order: `**/*` and `*/**` mean the same."""
+    out: list[str] = []
+    row = text.split("/")
+    if all(segment == ANYTHING for segment in row):
+        return ["*", ANYTHING]  # a name has at least one segment
+    pending = False
+    for segment in row:
+        if segment == ANYTHING:
+            pending = True
+            continue
+        if pending and segment != "*":
+            out.append(ANYTHING)
+            pending = False
+        out.append(segment)
+    if pending:
+        out.append(ANYTHING)
+    return out
+
+
+def _segment_covers(outer: _Parts, inner: str) -> bool:
+    # A star of `inner` is a character that no literal part of `outer` contains, so only a star of `outer` takes it in,
+    # and with it whatever that star stands for. `**` may stand for no segment at all: no single segment covers it.
+    return inner != ANYTHING and _segment_matches(outer, inner)
+
+
+def covers(outer: str, inner: str) -> bool:
+    """Whether every name that `inner` matches is matched by `outer`.
+
+    Never wrongly true. It may be false for pairs that are equal only by the limits on a name's length, or in which a
+    `**` of `inner` would have to be split: then a child's scope must be written more like its parent's.
+
+    Raises:
+        Invalid: either is not a pattern.
+    """
+    row = [_compile(segment) for segment in _canonical(pattern(outer))]
+    return _row_matches(row, _canonical(pattern(inner)), _segment_covers)
+
+
+def each_covered(inner: Iterable[str], outer: Iterable[str]) -> bool:
+    """Whether each pattern of `inner` is covered by a single pattern of `outer`."""
+    outer = tuple(outer)
+    return all(any(covers(wide, narrow) for wide in outer) for narrow in inner)

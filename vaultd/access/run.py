@@ -1,0 +1,178 @@
+"""One run, and what it takes to act inside it.
+
+A token is 256 random bits, kept only as its BLAKE2b-256. It works for the run's uid, from the anchor process or its
+session, while the anchor lives and the run lasts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultd.access.facts import PeerFacts, Process, same_process
+from vaultd.access.ids import RUN
+from vaultd.access.scope import Scope
+from vaultd.errors import Invalid
+from vaultd.names import ServiceName, service_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TENANT_SIZE", "TOKEN_SIZE", "Run", "hash_token"]
+
+TOKEN_SIZE: Final = 32
+TENANT_SIZE: Final = 16
+_PERSON: Final = b"vaultd.run-token"  # BLAKE2b's personalisation is exactly 16 bytes
+
+
+def hash_token(token: bytes | bytearray | memoryview) -> bytes:
+    """What is kept of a token: 32 bytes. No salt or cost: 256 random bits cannot be guessed."""
+    return hashlib.blake2b(token, digest_size=32, person=_PERSON).digest()
+
+
+class Run:
+    """One live run; made by `RunTable` only. All instants are ns.
+
+    Attributes:
+        id: `run_...`.
+        tenant: the tenant's uid, 16 bytes.
+        service: whose grants it leases under.
+        uid: the only user id that its token works for.
+        opener_uid: who opened it, and may list and close it too.
+        scope: what may be leased at most.
+        opened: boot time.
+        opened_wall: wall time, for people.
+        expires: boot time; its leases end no later.
+        anchor: the process it lives and dies with.
+        claimable: whether a process of `uid` may still take the anchor's place, once.
+        implicit: opened for a lease outside a run; has no token, works from the anchor's session.
+        parent: id of the run it was opened from; None until child runs exist.
+        uses: acquisitions, by grant id.
+        total: acquisitions.
+    """
+
+    __slots__ = (
+        "anchor",
+        "claimable",
+        "expires",
+        "id",
+        "implicit",
+        "live",
+        "opened",
+        "opened_wall",
+        "opener_uid",
+        "parent",
+        "scope",
+        "service",
+        "tenant",
+        "token_hash",
+        "total",
+        "uid",
+        "uses",
+    )
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        tenant: bytes,
+        service: ServiceName,
+        uid: int,
+        opener_uid: int,
+        scope: Scope,
+        opened: int,
+        opened_wall: int,
+        expires: int,
+        anchor: Process,
+        token_hash: bytes,
+        claimable: bool = False,
+        implicit: bool = False,
+        parent: str | None = None,
+        uses: dict[str, int] | None = None,
+        total: int = 0,
+    ) -> None:
+        self.id = run_id
+        self.tenant = tenant
+        self.service = service
+        self.uid = uid
+        self.opener_uid = opener_uid
+        self.scope = scope
+        self.opened = opened
+        self.opened_wall = opened_wall
+        self.expires = expires
+        self.anchor = anchor
+        self.token_hash = token_hash
+        self.claimable = claimable
+        self.implicit = implicit
+        self.parent = parent
+        self.uses = uses if uses is not None else {}
+        self.total = total
+        self.live = True
+
+    def admits(self, facts: PeerFacts) -> bool:
+        """Whether the peer may act inside this run: the run's uid, and the anchor or its session."""
+        return facts.uid == self.uid and (
+            facts.session == self.anchor.session or same_process(facts.process, self.anchor)
+        )
+
+    def charge(self, grant_id: str) -> None:
+        """Count one acquisition."""
+        self.uses[grant_id] = self.uses.get(grant_id, 0) + 1
+        self.total += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for keeping the run over a restart of the daemon; the token itself is not in it."""
+        return {
+            "id": self.id,
+            "tenant": self.tenant,
+            "service": str(self.service),
+            "uid": self.uid,
+            "opener_uid": self.opener_uid,
+            "scope": self.scope.to_dict(),
+            "opened": self.opened,
+            "opened_wall": self.opened_wall,
+            "expires": self.expires,
+            "anchor": list(self.anchor),
+            "token_hash": self.token_hash,
+            "claimable": self.claimable,
+            "implicit": self.implicit,
+            "parent": self.parent,
+            "uses": dict(self.uses),
+            "total": self.total,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Run:
+        """A run back from the store; the caller has checked that its boot is this one and its anchor lives.
+
+        Raises:
+            Invalid: something is missing or malformed.
+        """
+        try:
+            pid, start_time, inode, session, boot_id = raw["anchor"]
+            tenant, token_hash = bytes(raw["tenant"]), bytes(raw["token_hash"])
+            if len(tenant) != TENANT_SIZE or len(token_hash) != TOKEN_SIZE or not str(raw["id"]).startswith(RUN):
+                raise Invalid("a stored run is malformed", "")
+            return cls(
+                run_id=str(raw["id"]),
+                tenant=tenant,
+                service=service_name(raw["service"]),
+                uid=int(raw["uid"]),
+                opener_uid=int(raw["opener_uid"]),
+                scope=Scope.from_dict(raw["scope"]),
+                opened=int(raw["opened"]),
+                opened_wall=int(raw["opened_wall"]),
+                expires=int(raw["expires"]),
+                anchor=Process(int(pid), int(start_time), inode, int(session), str(boot_id)),
+                token_hash=token_hash,
+                claimable=bool(raw["claimable"]),
+                implicit=bool(raw["implicit"]),
+                parent=raw["parent"],
+                uses={str(grant): int(count) for grant, count in raw["uses"].items()},
+                total=int(raw["total"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Invalid("a stored run is malformed", "") from error
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}, uid={self.uid}, live={self.live})"

@@ -1,0 +1,290 @@
+"""The table of live runs: one agent execution each, for one tenant, tied to a process by what the kernel says of it.
+
+Whoever holds a token or an id that does not work here gets one constant answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from vaultd.access.denials import denied
+from vaultd.access.durations import format_duration
+from vaultd.access.facts import PeerFacts, Process, same_process
+from vaultd.access.ids import RUN, Random, new_id
+from vaultd.access.instants import SECOND, Now
+from vaultd.access.quotas import Limits, Tally
+from vaultd.access.run import TENANT_SIZE, TOKEN_SIZE, Run, hash_token
+from vaultd.errors import Denied, Internal, Invalid
+
+if TYPE_CHECKING:
+    from vaultd.access.scope import Scope
+    from vaultd.names import ServiceName
+
+__all__ = ["DEFAULT_RUN_TTL", "OpenedRun", "RunTable", "checked_run_ttl"]
+
+DEFAULT_RUN_TTL: Final = 3600
+
+
+def checked_run_ttl(seconds: int | None, limits: Limits) -> int:
+    """Seconds of a run's life; None is one hour, or the limit where that is shorter.
+
+    Raises:
+        Invalid: zero or below.
+        Denied: above the limit; the hint has the maximum.
+    """
+    if seconds is None:
+        return min(DEFAULT_RUN_TTL, limits.run_ttl)
+    if seconds <= 0:
+        raise Invalid("the run's ttl is not above zero", "leave it out for one hour, or give a span such as 2h")
+    if seconds > limits.run_ttl:
+        raise Denied(denied().message, f"the longest run here is {format_duration(limits.run_ttl)}")
+    return seconds
+
+
+class OpenedRun(NamedTuple):
+    """A run, and its token: handed over once and wiped by the caller."""
+
+    run: Run
+    token: bytearray
+
+
+class RunTable:
+    """All live runs. Finding, opening and ending one take constant time, the next expiry logarithmic.
+
+    Ending a run here does not end its leases: `book.Book` does both, and is what the daemon holds.
+    """
+
+    __slots__ = (
+        "_by_anchor",
+        "_by_hash",
+        "_by_id",
+        "_by_tenant",
+        "_heap",
+        "_implicit",
+        "_limits",
+        "_per_tenant",
+        "_per_uid",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._by_id: dict[str, Run] = {}
+        self._by_hash: dict[bytes, Run] = {}
+        self._by_tenant: dict[bytes, dict[str, Run]] = {}
+        self._by_anchor: dict[int, dict[str, Run]] = {}
+        self._implicit: dict[tuple[bytes, str, int, int], dict[str, Run]] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._per_uid: Tally[int] = Tally(limits.runs_per_uid, "runs")
+        self._per_tenant: Tally[bytes] = Tally(limits.runs_per_tenant, "runs")
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def open(
+        self,
+        *,
+        tenant: bytes,
+        service: ServiceName,
+        scope: Scope,
+        opener: PeerFacts,
+        anchor: Process,
+        now: Now,
+        random: Random,
+        ttl: int | None = None,
+        uid: int | None = None,
+        claimable: bool = False,
+        implicit: bool = False,
+    ) -> OpenedRun:
+        """Open a run that was allowed (`decide_open`).
+
+        Args:
+            tenant: uid of the tenant.
+            service: whose grants it leases under.
+            scope: what was asked.
+            opener: the peer.
+            anchor: the process it is tied to; the caller watches it and reports its end.
+            now: the instant.
+            random: for the id and the token.
+            ttl: seconds; None is the default.
+            uid: the uid that the token works for; None is the opener's. Another's run has to be claimed by it first.
+            claimable: whether a process of the run's uid may take the anchor's place, once.
+            implicit: see `Run`.
+
+        Raises:
+            Invalid: a ttl of zero or below.
+            Denied: a ttl above the limit.
+            QuotaExceeded: too many live runs of the uid (the opener's too), or of the tenant.
+        """
+        if len(tenant) != TENANT_SIZE:
+            raise Internal("a tenant's uid has 16 bytes")
+        seconds = checked_run_ttl(ttl, self._limits)
+        run_uid = opener.uid if uid is None else uid
+        self._per_uid.check(opener.uid)
+        self._per_tenant.check(tenant)
+        token = bytearray(random(TOKEN_SIZE))
+        if len(token) != TOKEN_SIZE:
+            raise Internal("the random source gave a token of another size")
+        run = Run(
+            run_id=new_id(RUN, random),
+            tenant=tenant,
+            service=service,
+            uid=run_uid,
+            opener_uid=opener.uid,
+            scope=scope,
+            opened=now.boot,
+            opened_wall=now.wall,
+            expires=now.boot + seconds * SECOND,
+            anchor=anchor,
+            token_hash=hash_token(token),
+            claimable=claimable or run_uid != opener.uid,
+            implicit=implicit,
+        )
+        self._enter(run)
+        return OpenedRun(run, token)
+
+    def restore(self, run: Run) -> None:
+        """Take in a run kept over a restart; caps do not apply to what was admitted before."""
+        self._enter(run)
+
+    def _enter(self, run: Run) -> None:
+        if run.id in self._by_id or run.token_hash in self._by_hash:
+            raise Internal("a run's id or token came up twice")
+        self._by_id[run.id] = run
+        self._by_hash[run.token_hash] = run
+        self._by_tenant.setdefault(run.tenant, {})[run.id] = run
+        self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
+        if run.implicit:
+            self._implicit.setdefault(self._implicit_key(run), {})[run.id] = run
+        heappush(self._heap, (run.expires, run.id))
+        # Counted for who opened it: otherwise one uid could fill another's cap by opening runs for it.
+        self._per_uid.add(run.opener_uid)
+        self._per_tenant.add(run.tenant)
+
+    @staticmethod
+    def _implicit_key(run: Run) -> tuple[bytes, str, int, int]:
+        return run.tenant, run.service, run.uid, run.anchor.pid
+
+    def _by_token(self, token: bytes | bytearray | memoryview, now: Now) -> Run | None:
+        digest = hash_token(token)
+        run = self._by_hash.get(digest)
+        # The table is keyed by a hash of what the caller sent, so its timing says nothing of other tokens; the compare
+        # of the whole is constant in time all the same.
+        if run is None or run.implicit or not hmac.compare_digest(run.token_hash, digest) or now.boot >= run.expires:
+            return None
+        return run
+
+    def find(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
+        """The run that the token stands for, when this peer may use it now.
+
+        Raises:
+            Denied: any reason at all; always the same.
+        """
+        run = self._by_token(token, now)
+        if run is None or not run.admits(facts):
+            raise denied()
+        return run
+
+    def claimant(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
+        """The run that this peer may claim: still claimable, and of its uid. Nothing changes yet.
+
+        Raises:
+            Denied: any reason at all; always the same.
+        """
+        run = self._by_token(token, now)
+        if run is None or not run.claimable or facts.uid != run.uid:
+            raise denied()
+        return run
+
+    def claim(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
+        """Tie the run to the claiming process, once.
+
+        Raises:
+            Denied: any reason at all; always the same.
+        """
+        run = self.claimant(token, facts, now)
+        self._unlink_anchor(run)
+        run.anchor = facts.process._replace(boot_id=run.anchor.boot_id)
+        run.claimable = False
+        self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
+        return run
+
+    def implicit(self, tenant: bytes, service: str, facts: PeerFacts, anchor: Process, now: Now) -> Run | None:
+        """The live implicit run of this tenant, service, uid and anchor, if there is one."""
+        for run in self._implicit.get((tenant, service, facts.uid, anchor.pid), {}).values():
+            if now.boot < run.expires and same_process(run.anchor, anchor):
+                return run
+        return None
+
+    def get(self, run_id: str, now: Now) -> Run | None:
+        """The live run with this id: for admins; others ask `owned`."""
+        run = self._by_id.get(run_id)
+        return run if run is not None and now.boot < run.expires else None
+
+    def owned(self, run_id: str, uid: int, now: Now) -> Run:
+        """The live run with this id when `uid` opened it or runs in it.
+
+        Raises:
+            Denied: somebody else's, ended or never there; always the same.
+        """
+        run = self.get(run_id, now)
+        if run is None or uid not in (run.uid, run.opener_uid):
+            raise denied()
+        return run
+
+    def of_tenant(self, tenant: bytes, now: Now) -> list[Run]:
+        """The tenant's live runs, oldest first."""
+        return [run for run in self._by_tenant.get(tenant, {}).values() if now.boot < run.expires]
+
+    def all(self, now: Now) -> list[Run]:
+        """Every live run, oldest first."""
+        return [run for run in self._by_id.values() if now.boot < run.expires]
+
+    def anchored(self, process: Process) -> list[Run]:
+        """The runs that live and die with this process."""
+        return [run for run in self._by_anchor.get(process.pid, {}).values() if same_process(run.anchor, process)]
+
+    def end(self, run: Run) -> bool:
+        """Take a run out; False when it had ended already."""
+        if not run.live:
+            return False
+        run.live = False
+        del self._by_id[run.id]
+        del self._by_hash[run.token_hash]
+        self._unlink(self._by_tenant, run.tenant, run)
+        self._unlink_anchor(run)
+        if run.implicit:
+            self._unlink(self._implicit, self._implicit_key(run), run)
+        self._per_uid.remove(run.opener_uid)
+        self._per_tenant.remove(run.tenant)
+        if len(self._heap) > 2 * len(self._by_id) + 1024:
+            # Ended runs leave their entry behind; opening and closing in a loop must not grow the heap (I12).
+            self._heap = [(live.expires, live.id) for live in self._by_id.values()]
+            heapify(self._heap)
+        return True
+
+    def _unlink_anchor(self, run: Run) -> None:
+        self._unlink(self._by_anchor, run.anchor.pid, run)
+
+    @staticmethod
+    def _unlink(index: dict[Any, dict[str, Run]], key: Any, run: Run) -> None:
+        bucket = index[key]
+        del bucket[run.id]
+        if not bucket:
+            del index[key]
+
+    def due(self, now: Now) -> list[Run]:
+        """The runs whose time is up, in the order of their ends; the caller ends each."""
+        found: list[Run] = []
+        while self._heap and self._heap[0][0] <= now.boot:
+            run = self._by_id.get(heappop(self._heap)[1])
+            if run is not None:
+                found.append(run)
+        return found
+
+    def next_deadline(self) -> int | None:
+        """Boot instant (ns) at which `due` has something; entries of ended runs are dropped on the way."""
+        while self._heap and self._heap[0][1] not in self._by_id:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
