@@ -10,7 +10,7 @@ from hashlib import sha256
 from json.encoder import encode_basestring_ascii as _quote
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from vaultd.audit.chain import canonical, parse_canonical
+from vaultd.audit.canonical import canonical, parse_canonical
 from vaultd.errors import IntegrityError, Internal
 
 if TYPE_CHECKING:
@@ -128,15 +128,14 @@ def body_json(event: Event, time: str, sub_seq: int, salt: str | None) -> str:
 
     Args:
         event: what to say.
-        time: the line's time, as `chain.timestamp` writes it.
+        time: the line's time, as `canonical.timestamp` writes it.
         sub_seq: the record's number in its trail, from 1.
         salt: 32 hex digits of fresh randomness for a body that is sealed, so that the head in the clear, a hash of
             it, cannot be used to try guesses of what it says; None for a body that goes into the clear: then the keys
             of `PRIVATE` are left out.
 
     Raises:
-        IntegrityError: `extra` or `public` holds what canonical JSON cannot say.
-        Internal: the body is longer than `MAX_BODY`.
+        Internal: `extra` or `public` holds what canonical JSON cannot say, or the body is longer than `MAX_BODY`.
     """
     # In the order of sorted keys, by hand: this is on the way of every answer. Tests compare with the JSON library.
     actor = event.actor

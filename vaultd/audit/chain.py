@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64decode, b64encode
+from binascii import a2b_base64 as _unbase64
+from binascii import b2a_base64 as _base64
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from vaultd.audit.canonical import MAX_INT, parse_canonical, parse_second
 from vaultd.errors import FormatVersion, IntegrityError
 
 if TYPE_CHECKING:
@@ -28,15 +28,12 @@ __all__ = [
     "Link",
     "Verdict",
     "Vouch",
-    "canonical",
+    "Walk",
     "decode",
     "encode",
     "follow",
     "link",
-    "parse_canonical",
-    "parse_timestamp",
     "render",
-    "timestamp",
     "verify",
 ]
 
@@ -47,15 +44,15 @@ MAX_LINE: Final = 1 << 20
 """Bytes of the longest line, newline included; longer ones are refused before they are parsed."""
 
 VERSION: Final = 1
-_TAIL: Final = len(',"hash":"') + 64 + len('"}\n')
-_MAX_INT: Final = (1 << 63) - 1
-_MAX_DEPTH: Final = 16
+_HASH_KEY: Final = b',"hash":"'
+_TAIL: Final = len(_HASH_KEY) + 64 + len(b'"}\n')
 
 _UINT: Final = rb"(?:0|[1-9][0-9]{0,18})"
 _HEX32: Final = rb"[0-9a-f]{32}"
 _HEX64: Final = rb"[0-9a-f]{64}"
-# Standard base64 in its one spelling: the bits that padding leaves over are zero.
-_BASE64: Final = rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?"
+_BASE64: Final = rb"[A-Za-z0-9+/]*+={0,2}"
+# How base64 may end in its one spelling: the bits that padding leaves over are zero.
+_BASE64_END: Final = re.compile(rb"[A-Za-z0-9+/]{4}|[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=")
 _VOUCH: Final = rb'\["' + _HEX32 + rb'",' + _UINT + rb"," + _UINT + rb',"' + _HEX32 + rb'"\]'
 # No key after the body holds a brace, so the body is what lies up to the last brace but one: one reading only.
 _LINE: Final = re.compile(
@@ -133,98 +130,6 @@ class Verdict:
         return self.bad_line is None
 
 
-@lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def timestamp(wall: int) -> str:
-    """`wall` (UTC nanoseconds since 1970) as the journal writes it: RFC 3339 with microseconds, cut, not rounded."""
-    return f"{_second(wall // 1_000_000_000)}.{wall // 1_000 % 1_000_000:06d}Z"
-
-
-def parse_timestamp(text: str) -> int:
-    """The inverse of `timestamp`: UTC nanoseconds since 1970.
-
-    Raises:
-        IntegrityError: not a time in the journal's one spelling.
-    """
-    try:
-        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise IntegrityError("not a time as the journal writes it") from error
-    wall = (int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond) * 1_000
-    if timestamp(wall) != text:
-        raise IntegrityError("not a time as the journal writes it")
-    return wall
-
-
-_encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
-
-
-def canonical(value: object) -> str:
-    """`value` as canonical JSON: ASCII, keys sorted, no spaces.
-
-    It may hold objects, lists, strings, booleans, null and 64-bit integers. Fractions are left out because they have
-    many spellings.
-
-    Raises:
-        IntegrityError: something else is in it, or it is nested more than 16 deep.
-    """
-    _check(value, 0)
-    return _encoder.encode(value)
-
-
-def _check(value: object, depth: int) -> None:
-    if value is None or isinstance(value, (str, bool)):
-        return
-    if isinstance(value, int):
-        if not -_MAX_INT <= value <= _MAX_INT:
-            raise IntegrityError("a number in an audit body does not fit 64 bits")
-        return
-    if depth >= _MAX_DEPTH:
-        raise IntegrityError("an audit body is nested too deep")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise IntegrityError("a key in an audit body is not a string")
-            _check(item, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check(item, depth + 1)
-    else:
-        raise IntegrityError("an audit body holds what canonical JSON cannot say")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def _refuse(_text: str) -> Any:
-    raise ValueError("not an integer")
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
-
-
-def parse_canonical(text: str) -> dict[str, Any]:
-    """The object that `text` spells.
-
-    Raises:
-        IntegrityError: it is not one JSON object in canonical form.
-    """
-    try:
-        value = _decoder.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError("an audit body is not canonical json") from error
-    if not isinstance(value, dict) or canonical(value) != text:
-        raise IntegrityError("an audit body is not canonical json")
-    return value
-
-
 def render(
     seq: int,
     time: str,
@@ -239,36 +144,30 @@ def render(
     session: bytes | None = None,
     sealed: bytes | None = None,
 ) -> bytes:
-    """A line without its hash: what `link` closes. `tenant`, `sub_head` and `vault` are in hex already."""
+    """A line up to its hash, without a closing brace: what `link` closes. Ids and heads are given in hex."""
     # Formatted by hand because this is on the way of every answer; tests hold it equal to the JSON library's spelling.
-    parts = [f'{{"v":1,"seq":{seq},"time":"{time}"']
+    owner = "null" if tenant is None else f'"{tenant}"'
+    start = middle = end = ""
     if vault is not None:
-        parts.append(f',"vault":"{vault}"')
-    parts.append(',"tenant":null' if tenant is None else f',"tenant":"{tenant}"')
+        start = f',"vault":"{vault}"'
     if heads:
-        parts.append(
-            ',"heads":['
-            + ",".join(
-                [f'["{uid.hex()}",{generation},{record},"{tag.hex()}"]' for uid, generation, record, tag in heads]
-            )
-            + "]"
-        )
-    parts.append(f',"sub":{{"seq":{sub_seq},"head":"{sub_head}"}}')
+        vouches = [f'["{uid.hex()}",{generation},{record},"{tag.hex()}"]' for uid, generation, record, tag in heads]
+        middle = f',"heads":[{",".join(vouches)}]'
     if body is not None:
-        parts.append(f',"body":{body}')
+        end = f',"body":{body}'
     if sealed is not None:
-        parts.append(f',"key":{key}')
-        if session is not None:
-            parts.append(f',"session":"{b64encode(session).decode()}"')
-        parts.append(f',"sealed":"{b64encode(sealed).decode()}"')
-    parts.append("}")
-    return "".join(parts).encode("ascii")
+        opening = "" if session is None else f',"session":"{_base64(session, newline=False).decode()}"'
+        end = f'{end},"key":{key}{opening},"sealed":"{_base64(sealed, newline=False).decode()}"'
+    return (
+        f'{{"v":1,"seq":{seq},"time":"{time}"{start},"tenant":{owner}{middle}'
+        f',"sub":{{"seq":{sub_seq},"head":"{sub_head}"}}{end}'
+    ).encode("ascii")
 
 
 def link(previous: bytes, rendered: bytes) -> tuple[bytes, bytes]:
     """Close a rendered line: the whole line with its newline, and its hash."""
-    head = sha256(previous + sha256(rendered).digest()).digest()
-    return b'%b,"hash":"%b"}\n' % (rendered[:-1], head.hex().encode()), head
+    head = sha256(previous + sha256(rendered + b"}").digest()).digest()
+    return rendered + _HASH_KEY + head.hex().encode() + b'"}\n', head
 
 
 def encode(line: Line) -> bytes:
@@ -286,7 +185,7 @@ def encode(line: Line) -> bytes:
         session=line.session,
         sealed=line.sealed,
     )
-    return b'%b,"hash":"%b"}\n' % (rendered[:-1], line.hash.hex().encode())
+    return rendered + _HASH_KEY + line.hash.hex().encode() + b'"}\n'
 
 
 def decode(raw: bytes) -> Line:
@@ -296,6 +195,27 @@ def decode(raw: bytes) -> Line:
         FormatVersion: the line says that it is of a version this code does not read.
         IntegrityError: it is not a line in its one spelling.
     """
+    found = _match(raw)
+    tenant, vault, heads, body = found["tenant"], found["vault"], found["heads"], found["body"]
+    key, session, sealed = found["key"], found["session"], found["sealed"]
+    return Line(
+        seq=int(found["seq"]),
+        time=found["time"].decode(),
+        tenant=None if tenant is None else bytes.fromhex(tenant.decode()),
+        sub_seq=int(found["sub_seq"]),
+        sub_head=bytes.fromhex(found["sub_head"].decode()),
+        hash=bytes.fromhex(found["hash"].decode()),
+        vault=None if vault is None else bytes.fromhex(vault.decode()),
+        heads=() if heads is None else _vouches(heads),
+        body=None if body is None else body.decode(),
+        key=None if key is None else int(key),
+        session=None if session is None else _unbase64(session),
+        sealed=None if sealed is None else _unbase64(sealed),
+    )
+
+
+def _match(raw: bytes) -> re.Match[bytes]:
+    """Hold `raw` against the grammar and against the rules of which keys go together."""
     if len(raw) > MAX_LINE:
         raise IntegrityError("the line is longer than any line of a journal")
     found = _LINE.fullmatch(raw)
@@ -307,57 +227,45 @@ def decode(raw: bytes) -> Line:
                 "use the version of vaultd that wrote it, or a later one",
             )
         raise IntegrityError("not a line as a journal writes it" if raw.endswith(b"\n") else "the line is cut short")
-    time = found["time"].decode()
-    parse_timestamp(time)
-    tenant, body, sealed = found["tenant"], found["body"], found["sealed"]
-    seq, key, session = int(found["seq"]), found["key"], found["session"]
-    _check_shape(seq, found["vault"], tenant, body, sealed, key, session)
-    return Line(
-        seq=seq,
-        time=time,
-        tenant=None if tenant is None else bytes.fromhex(tenant.decode()),
-        sub_seq=_number(found["sub_seq"]),
-        sub_head=bytes.fromhex(found["sub_head"].decode()),
-        hash=bytes.fromhex(found["hash"].decode()),
-        vault=None if found["vault"] is None else bytes.fromhex(found["vault"].decode()),
-        heads=() if found["heads"] is None else _vouches(found["heads"]),
-        body=None if body is None else _clear_body(body),
-        key=None if key is None else _number(key),
-        session=None if session is None else b64decode(session),
-        sealed=None if sealed is None else b64decode(sealed),
+    seq, time, vault, tenant, sub_seq, body, key, session, sealed = found.group(
+        "seq", "time", "vault", "tenant", "sub_seq", "body", "key", "session", "sealed"
     )
-
-
-def _check_shape(
-    seq: int,
-    vault: bytes | None,
-    tenant: bytes | None,
-    body: bytes | None,
-    sealed: bytes | None,
-    key: bytes | None,
-    session: bytes | None,
-) -> None:
-    """Which keys go together. A tenant's line says nothing in the clear; a system line always says something."""
-    if not 1 <= seq <= _MAX_INT:
-        raise IntegrityError("the line's sequence number is out of range")
+    try:
+        parse_second(time[:19].decode())
+    except ValueError as error:
+        raise IntegrityError("not a time as the journal writes it") from error
+    number = int(seq)
+    if not 1 <= number <= MAX_INT or not 1 <= int(sub_seq) <= MAX_INT:
+        raise IntegrityError("a number in the line is out of range")
+    if (vault is not None) != (number == 1):
+        raise IntegrityError("the vault's id must stand in the first line and nowhere else")
     if tenant is None:
+        # The system always says something in the clear; what it keeps sealed stands beside it.
         if body is None:
             raise IntegrityError("a system line has no clear body")
+        parse_canonical(_ascii(body))
     elif body is not None or sealed is None:
         raise IntegrityError("a tenant's line must have a sealed body and no clear one")
-    if (session is not None) != (key is not None and int(key) == seq):
-        raise IntegrityError("a session key must stand in exactly the line that its records name")
-    if key is not None and int(key) > seq:
-        raise IntegrityError("the line names a session key of a later line")
-    if (vault is not None) != (seq == 1):
-        raise IntegrityError("the vault's id must stand in the first line and nowhere else")
+    if sealed is not None:
+        key_seq = int(key)
+        if not 1 <= key_seq <= number or (session is not None) != (key_seq == number):
+            raise IntegrityError("a session key must stand in exactly the line that its records name")
+        _check_base64(sealed)
+        if session is not None:
+            _check_base64(session)
+    return found
 
 
-def _number(text: bytes) -> int:
-    value = int(text)
-    if value > _MAX_INT:
-        raise IntegrityError("a number in the line does not fit 63 bits")
-    return value
+def _check_base64(text: bytes) -> None:
+    if len(text) % 4 or _BASE64_END.fullmatch(text, len(text) - 4) is None:
+        raise IntegrityError("not base64 in its one spelling")
+
+
+def _ascii(text: bytes) -> str:
+    try:
+        return text.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise IntegrityError("an audit body is not ascii") from error
 
 
 def _vouches(text: bytes) -> tuple[Vouch, ...]:
@@ -367,15 +275,6 @@ def _vouches(text: bytes) -> tuple[Vouch, ...]:
     )
 
 
-def _clear_body(text: bytes) -> str:
-    try:
-        body = text.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise IntegrityError("an audit body is not ascii") from error
-    parse_canonical(body)
-    return body
-
-
 def follow(raw: bytes, at: Link) -> tuple[Line, Link]:
     """The line that comes after `at`, checked against it.
 
@@ -383,44 +282,74 @@ def follow(raw: bytes, at: Link) -> tuple[Line, Link]:
         FormatVersion, IntegrityError: see `decode`; or its number or its hash is not the one that follows.
     """
     line = decode(raw)
-    if line.seq != at.seq + 1:
-        raise IntegrityError(f"line {line.seq} stands where line {at.seq + 1} should")
+    return line, _follows(raw, line.seq, line.hash, at)
+
+
+def _follows(raw: bytes, seq: int, said: bytes, at: Link) -> Link:
+    if seq != at.seq + 1:
+        raise IntegrityError(f"line {seq} stands where line {at.seq + 1} should")
     head = sha256(at.head + sha256(raw[:-_TAIL] + b"}").digest()).digest()
     # Public values on both sides: anybody can compute them, so an ordinary comparison tells nothing.
-    if head != line.hash:
+    if head != said:
         raise IntegrityError("the hash does not follow from the line and the one before it")
-    return line, Link(line.seq, head)
+    return Link(seq, head)
+
+
+class Walk:
+    """A walk along the chain, line by line, holding what can be held without keys.
+
+    Beside the chain: each trail's own count has no gap, and each sealed body names the session that its trail's newest
+    session line started. A walk that starts midway takes the first line of each trail on trust.
+    """
+
+    def __init__(self, at: Link = Link(0, GENESIS)) -> None:  # noqa: B008 (immutable)
+        self.at = at
+        self.lines = 0
+        self.vault: bytes | None = None
+        self._whole = at.seq == 0
+        self._trails: dict[bytes | None, tuple[int, int]] = {}  # records so far, the session's line (0: none known)
+
+    @property
+    def trails(self) -> int:
+        """How many trails were met."""
+        return len(self._trails)
+
+    def step(self, raw: bytes) -> None:
+        """Take one line.
+
+        Raises:
+            FormatVersion, IntegrityError: it is bad; the walk stays where it was.
+        """
+        found = _match(raw)
+        seq, vault, tenant, sub_seq, key, said = found.group("seq", "vault", "tenant", "sub_seq", "key", "hash")
+        after = _follows(raw, int(seq), bytes.fromhex(said.decode()), self.at)
+        record, session = int(sub_seq), 0 if key is None else int(key)
+        known = self._trails.get(tenant)
+        if known is None:
+            if self._whole and record != 1:
+                raise IntegrityError(f"a trail begins with its record {record}")
+            if self._whole and session not in (0, after.seq):
+                raise IntegrityError("the line names a session key that its trail does not have")
+        else:
+            if record != known[0] + 1:
+                raise IntegrityError(f"record {record} of its trail stands where record {known[0] + 1} should")
+            if session == 0:
+                session = known[1]
+            elif session not in (known[1], after.seq) and (self._whole or known[1]):
+                raise IntegrityError("the line names a session key that its trail does not have")
+        self._trails[tenant] = (record, session)
+        self.at = after
+        self.lines += 1
+        if vault is not None:
+            self.vault = bytes.fromhex(vault.decode())
 
 
 def verify(lines: Iterable[bytes], at: Link = Link(0, GENESIS)) -> Verdict:  # noqa: B008 (immutable)
-    """Walk `lines` (each with its newline) on from `at` and stop at the first bad one.
-
-    Beside the chain it holds what can be held without keys: each trail's own count has no gap, and each sealed body
-    names the session that its trail's newest session line started.
-    """
-    count = 0
-    trails: dict[bytes | None, tuple[int, int | None]] = {}
+    """Walk `lines` (each with its newline) on from `at` and stop at the first bad one."""
+    walk = Walk(at)
     for raw in lines:
         try:
-            line, after = follow(raw, at)
-            _check_trail(line, trails, whole=at.seq - count == 0)
+            walk.step(raw)
         except (IntegrityError, FormatVersion) as error:
-            return Verdict(at.seq, at.head, count, count + 1, error.message)
-        at = after
-        count += 1
-    return Verdict(at.seq, at.head, count)
-
-
-def _check_trail(line: Line, trails: dict[bytes | None, tuple[int, int | None]], *, whole: bool) -> None:
-    """Hold a line against what came before in its own trail; a walk that starts midway takes the first on trust."""
-    known = trails.get(line.tenant, (0, None) if whole else None)
-    session = line.key
-    if known is not None:
-        seen, latest = known
-        if line.sub_seq != seen + 1:
-            raise IntegrityError(f"record {line.sub_seq} of its trail stands where record {seen + 1} should")
-        if line.key is None:
-            session = latest
-        elif line.key not in (latest, line.seq) and (whole or latest is not None):
-            raise IntegrityError("the line names a session key that its trail does not have")
-    trails[line.tenant] = (line.sub_seq, session)
+            return Verdict(walk.at.seq, walk.at.head, walk.lines, walk.lines + 1, error.message)
+    return Verdict(walk.at.seq, walk.at.head, walk.lines)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vaultd.audit.body import body_json, sub_link
-from vaultd.audit.chain import link, render, timestamp
+from vaultd.audit.canonical import timestamp
+from vaultd.audit.chain import link, render
 from vaultd.audit.receipt import Receipt
 from vaultd.audit.sealing import Session
 from vaultd.errors import Internal
@@ -66,7 +67,7 @@ class Trail:
 
         Raises:
             Halted: the journal failed before.
-            IntegrityError, Internal: the event says what a body cannot; nothing was staged.
+            Internal: the event says what a body cannot; nothing was staged.
         """
         domain = self.system if domain is None else domain
         journal = self._journal
