@@ -1,0 +1,294 @@
+"""A tenant's secrets and grants, as the records of its log add up: pure, no keys, no files, no clock.
+
+The same `apply` replays a log and follows live changes, so what is in memory is by construction what a restart would
+read. What a version's state is depends on the time asked for: a superseded version is `previous` until its grace ends,
+then `retired`; no record marks the hour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultd.errors import IntegrityError, NotFound
+from vaultd.vault.records import TENANT, checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vaultd.vault.log import Ref
+
+__all__ = ["KEPT_DESTROYED", "Secret", "TenantState", "Version", "VersionState"]
+
+KEPT_DESTROYED: Final = 100
+"""How many destroyed versions of a secret its history still names; the oldest are forgotten first."""
+
+
+class VersionState(StrEnum):
+    """Where a version stands in its life."""
+
+    PENDING = "pending"
+    CURRENT = "current"
+    PREVIOUS = "previous"
+    RETIRED = "retired"
+    DESTROYED = "destroyed"
+
+
+class _Phase:
+    """A version's state without the clock; the numbers stand in `secret` records."""
+
+    PENDING: Final = 1
+    CURRENT: Final = 2
+    SUPERSEDED: Final = 3
+    DESTROYED: Final = 4
+
+
+@dataclass(slots=True)
+class Version:
+    """One version of a secret.
+
+    Attributes:
+        number: counts up from 1, never reused.
+        created: wall time, nanoseconds since 1970.
+        source: the version that a rollback took its value from.
+        until: end of the grace, wall time in nanoseconds; 0 while not superseded.
+        ref: where its sealed value lies; None once destroyed.
+    """
+
+    number: int
+    created: int
+    phase: int
+    until: int = 0
+    source: int = 0
+    ref: Ref | None = None
+
+    def state(self, now: int) -> VersionState:
+        """The state at wall time `now`, nanoseconds since 1970."""
+        match self.phase:
+            case _Phase.PENDING:
+                return VersionState.PENDING
+            case _Phase.CURRENT:
+                return VersionState.CURRENT
+            case _Phase.SUPERSEDED:
+                return VersionState.PREVIOUS if now < self.until else VersionState.RETIRED
+            case _:
+                return VersionState.DESTROYED
+
+
+@dataclass(slots=True)
+class Secret:
+    """One secret of a tenant.
+
+    Attributes:
+        id: 16 random bytes, new for each creation: a name that is used again is another secret.
+        rotate_after: seconds after which its current version counts as old; 0 when nothing was said.
+        created, updated: wall time, nanoseconds since 1970.
+        last: the highest version number ever given.
+        current: number of the current version; 0 while there is only a pending one.
+        versions: by number, in order; destroyed ones stay as tombstones, up to `KEPT_DESTROYED`.
+    """
+
+    id: bytes
+    name: str
+    created: int
+    updated: int
+    description: str = ""
+    rotate_after: int = 0
+    last: int = 0
+    current: int = 0
+    versions: dict[int, Version] = field(default_factory=dict)
+
+    def version(self, number: int | None) -> Version:
+        """The version with this number, or with None the current one.
+
+        Raises:
+            NotFound: there is none, or none any more.
+        """
+        found = self.versions.get(self.current if number is None else number)
+        if found is None:
+            raise NotFound("there is no such version", "see: vaultctl history TENANT SECRET")
+        return found
+
+
+@dataclass(slots=True)
+class TenantState:
+    """What the records so far add up to.
+
+    Attributes:
+        secrets: by name.
+        by_id: the same secrets by id.
+        grants: by grant id, as `access` wrote them.
+        live: bytes of the attachments that are still of use.
+    """
+
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    by_id: dict[bytes, Secret] = field(default_factory=dict)
+    grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    live: int = 0
+
+    def secret(self, name: str) -> Secret:
+        """The secret of that name; raises `NotFound`."""
+        found = self.secrets.get(name)
+        if found is None:
+            raise NotFound("there is no such secret", "see: vaultctl secrets TENANT")
+        return found
+
+    def apply(self, header: Mapping[str, Any], ref: Ref) -> None:
+        """Add one record.
+
+        Args:
+            header: what the record says.
+            ref: where its attachment lies; of use for `put` and `value`.
+
+        Raises:
+            IntegrityError: the record does not follow from those before it: our own code wrote a wrong log.
+            FormatVersion: a newer version wrote it.
+        """
+        getattr(self, f"_{checked(header, TENANT)}")(header, ref)
+
+    def _known(self, header: Mapping[str, Any]) -> Secret:
+        secret = self.by_id.get(header["id"])
+        if secret is None:
+            raise _misfit("speaks of a secret that is not there")
+        return secret
+
+    def _put(self, header: Mapping[str, Any], ref: Ref) -> None:
+        at, number = header["at"], header["version"]
+        secret = self._begin(header["id"], header["name"], at) if "name" in header else self._known(header)
+        if number != secret.last + 1 or not ref.length:
+            raise _misfit("adds a version out of order, or one without a value")
+        secret.last = number
+        version = Version(number, at, _Phase.PENDING, source=header.get("source", 0), ref=ref)
+        secret.versions[number] = version
+        self.live += ref.length
+        self._describe(secret, header)
+        if not header.get("pending", False):
+            self._supersede(secret, version, header)
+        self._tidy(secret, header)
+
+    def _promote(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        secret = self._known(header)
+        version = secret.versions.get(header["version"])
+        if version is None or version.phase != _Phase.PENDING:
+            raise _misfit("promotes a version that is not pending")
+        self._supersede(secret, version, header)
+        self._describe(secret, header)
+        self._tidy(secret, header)
+
+    def _set(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        self._describe(self._known(header), header)
+
+    def _destroy(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        secret = self._known(header)
+        self._describe(secret, header)
+        self._tidy(secret, {"destroy": header["versions"]})
+
+    def _delete(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        self._drop(self._known(header))
+
+    def _secret(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        earlier = self.by_id.get(header["id"])
+        if earlier is not None:
+            self._drop(earlier)
+        secret = self._begin(header["id"], header["name"], header["created"])
+        secret.description = header.get("description", "")
+        secret.rotate_after = header.get("rotate_after", 0)
+        secret.updated = header["updated"]
+        secret.last = header["last"]
+        for entry in header["versions"]:
+            if type(entry) is not list or len(entry) != 5 or any(type(part) is not int for part in entry):
+                raise _misfit("restates a version in another shape")
+            number, created, phase, until, source = entry
+            if not max(secret.versions, default=0) < number <= secret.last:
+                raise _misfit("restates versions out of order")
+            if not _Phase.PENDING <= phase <= _Phase.DESTROYED or (phase == _Phase.CURRENT and secret.current):
+                raise _misfit("restates versions that cannot be together")
+            secret.versions[number] = Version(number, created, phase, until, source)
+            if phase == _Phase.CURRENT:
+                secret.current = number
+
+    def _value(self, header: Mapping[str, Any], ref: Ref) -> None:
+        version = self._known(header).versions.get(header["version"])
+        if version is None or version.phase == _Phase.DESTROYED or version.ref is not None or not ref.length:
+            raise _misfit("brings a value where none belongs")
+        version.ref = ref
+        self.live += ref.length
+
+    def _grant(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        grant = header["grant"]
+        if type(grant.get("id")) is not str:
+            raise _misfit("grants without an id")
+        self.grants[grant["id"]] = grant
+
+    def _ungrant(self, header: Mapping[str, Any], _ref: Ref) -> None:
+        if self.grants.pop(header["id"], None) is None:
+            raise _misfit("takes back a grant that is not there")
+
+    def _begin(self, secret_id: bytes, name: str, at: int) -> Secret:
+        if name in self.secrets or secret_id in self.by_id or len(secret_id) != 16:
+            raise _misfit("begins a secret whose name or id is taken")
+        secret = Secret(secret_id, name, created=at, updated=at)
+        self.secrets[name] = self.by_id[secret_id] = secret
+        return secret
+
+    def _drop(self, secret: Secret) -> None:
+        self.live -= sum(version.ref.length for version in secret.versions.values() if version.ref is not None)
+        del self.secrets[secret.name], self.by_id[secret.id]
+
+    def _describe(self, secret: Secret, header: Mapping[str, Any]) -> None:
+        secret.updated = max(secret.updated, header["at"])
+        secret.description = header.get("description", secret.description)
+        secret.rotate_after = header.get("rotate_after", secret.rotate_after)
+
+    def _supersede(self, secret: Secret, version: Version, header: Mapping[str, Any]) -> None:
+        if secret.current:
+            before = secret.versions[secret.current]
+            before.phase = _Phase.SUPERSEDED
+            before.until = header["at"] + header.get("grace", 0) * 1_000_000_000
+        version.phase = _Phase.CURRENT
+        secret.current = version.number
+
+    def _tidy(self, secret: Secret, header: Mapping[str, Any]) -> None:
+        for number in header.get("retire", ()):
+            version = secret.versions.get(number)
+            if version is None or version.phase != _Phase.SUPERSEDED:
+                raise _misfit("retires a version that is not superseded")
+            version.until = 0
+        for number in header.get("destroy", ()):
+            version = secret.versions.get(number)
+            if version is None or version.phase not in (_Phase.SUPERSEDED, _Phase.PENDING) or version.ref is None:
+                raise _misfit("destroys a version that cannot be")
+            version.phase = _Phase.DESTROYED
+            self.live -= version.ref.length
+            version.ref = None
+        destroyed = [version.number for version in secret.versions.values() if version.phase == _Phase.DESTROYED]
+        for number in destroyed[:-KEPT_DESTROYED]:
+            del secret.versions[number]
+
+    def restate(self, secret: Secret) -> Iterator[tuple[dict[str, Any], Ref | None]]:
+        """The records that say all of one secret anew, each with where its value lies now: what compaction writes."""
+        header: dict[str, Any] = {
+            "op": "secret",
+            "id": secret.id,
+            "name": secret.name,
+            "created": secret.created,
+            "updated": secret.updated,
+            "last": secret.last,
+            "versions": [
+                [version.number, version.created, version.phase, version.until, version.source]
+                for version in secret.versions.values()
+            ],
+        }
+        if secret.description:
+            header["description"] = secret.description
+        if secret.rotate_after:
+            header["rotate_after"] = secret.rotate_after
+        yield header, None
+        for version in secret.versions.values():
+            if version.ref is not None:
+                yield {"op": "value", "id": secret.id, "version": version.number}, version.ref
+
+
+def _misfit(what: str) -> IntegrityError:
+    return IntegrityError(f"a log record {what}", "restore the tenant from a backup, and report this as a bug")
