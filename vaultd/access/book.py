@@ -105,6 +105,10 @@ class Book:
         """End the run with this id when `uid` opened it or runs in it; raises the constant `Denied`."""
         return self.end_run(self.runs.owned(run_id, uid, now))
 
+    def forget_grant(self, grant_id: str) -> None:
+        """Drop the rate of a removed grant; its live leases run on to their end and are not renewed under it."""
+        self.rates.drop(grant_id)
+
     def anchor_died(self, process: Process) -> Ended:
         """End every run that is tied to a process that has ended."""
         return self._end_runs(self.runs.anchored(process))
@@ -138,6 +142,10 @@ class Book:
             QuotaExceeded: the run's uid or its tenant has too many live leases.
         """
         grant = self._allowing(decision)
+        if grant.service != run.service:
+            raise Internal("a lease was allowed by another service's grant")
+        if grant.rate is not None and self.rates.wait(grant.id, grant.rate, now.boot):
+            raise Internal("a lease was allowed at another instant than it is entered")
         if self.leases.full(run):
             self._sweep(now)  # leases past their time must not count against the cap
         lease = self.leases.acquire(
@@ -152,8 +160,8 @@ class Book:
             random=self._random,
         )
         run.charge(grant.id)
-        if grant.rate is not None and self.rates.take(grant.id, grant.rate, now.boot):
-            raise Internal("a lease was allowed at another instant than it is entered")
+        if grant.rate is not None:
+            self.rates.take(grant.id, grant.rate, now.boot)
         return lease
 
     def charge_refused(self, decision: Decision, now: Now) -> None:

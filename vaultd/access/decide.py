@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from vaultd.access.denials import denied
 from vaultd.access.durations import format_duration
 from vaultd.access.grants import ACTIONS, DEFAULT_TTL, Grant
+from vaultd.access.instants import SECOND
 from vaultd.access.throttle import Buckets, throttled
 from vaultd.errors import Denied, Internal, Invalid, VaultdError
 
@@ -34,6 +35,7 @@ __all__ = [
     "decide_open",
     "explain",
     "judge",
+    "listing",
 ]
 
 
@@ -62,8 +64,8 @@ _MEANING: Final = {
     Rule.SCOPE_PURPOSE: "the run was opened for another purpose",
     Rule.SCOPE_DELIVERY: "the run may not receive a value this way",
     Rule.SCOPE_USES: "the run has used up its acquisitions",
-    Rule.SERVICE: "no grant of this tenant is for this service",
-    Rule.SECRET: "no pattern of a grant matches this secret",
+    Rule.SERVICE: "the grant is for another service",
+    Rule.SECRET: "no grant of the service names this secret",
     Rule.CAN: "the grant does not allow this action",
     Rule.PURPOSE: "the grant is for other purposes",
     Rule.DELIVERY: "the grant does not allow this delivery",
@@ -252,6 +254,9 @@ def decide(request: Request, grants: Iterable[Grant], scope: Scope | None, usage
         if request.action != "lease":
             return Decision(True, Rule.GRANT, best)
         ttl = request.ttl if request.ttl is not None else min(DEFAULT_TTL, best.max_ttl)
+        if best.expires is not None:
+            # A lease does not outlive its grant by more than the second that whole numbers cost.
+            ttl = min(ttl, max(1, (best.expires - now.settled()) // SECOND))
         return Decision(True, Rule.GRANT, best, ttl, best.max_ttl)
     if _STAGE[furthest] <= _STAGE[Rule.SECRET] or nearest is None:
         # Candidates come from an index and leave out grants that name other secrets: both look the same from here.
@@ -276,6 +281,12 @@ def decide_open(service: str, scope: Scope, grants: Iterable[Grant], now: Now) -
         if not decision.allowed:
             return decision
     return decision
+
+
+def listing(service: str, grants: Iterable[Grant], now: Now) -> list[Grant]:
+    """The grants by which `service` may list secrets now: it sees the names that one of them names (`Grant.names`)."""
+    request = Request("list", service, None)
+    return [grant for grant in grants if judge(grant, request, NO_USAGE, now) is Rule.GRANT]
 
 
 class Finding(NamedTuple):
@@ -326,6 +337,4 @@ def explain(
         request = request._replace(purpose=scope.purpose)
     judged = [(judge(grant, request, usage, now), grant) for grant in mine]
     judged.sort(key=lambda pair: (-_STAGE[pair[0]], pair[1].preference))
-    if not mine and decision.rule is Rule.SECRET:
-        decision = decision._replace(rule=Rule.SERVICE)
     return Explanation(decision, tuple(Finding(grant.id, rule) for rule, grant in judged[:most]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["PeerFacts", "Process", "same_process"]
+__all__ = ["PeerFacts", "Process", "same_process", "same_session"]
 
 
 class Process(NamedTuple):
@@ -27,12 +27,18 @@ class Process(NamedTuple):
 
 
 def same_process(one: Process, other: Process) -> bool:
-    """Whether both name one process: pid and start time, and the pidfd's inode where both know it."""
+    """Whether both name one process: pid and start time, and the pidfd's inode and the boot where both know them."""
     return (
         one.pid == other.pid
         and one.start_time == other.start_time
+        and (not one.boot_id or not other.boot_id or one.boot_id == other.boot_id)
         and (one.pidfd_inode is None or other.pidfd_inode is None or one.pidfd_inode == other.pidfd_inode)
     )
+
+
+def same_session(one: int, other: int) -> bool:
+    """Whether both are one session; 0 is what the kernel says of a session outside the daemon's sight: never equal."""
+    return one == other and one > 0
 
 
 @dataclass(frozen=True, slots=True)

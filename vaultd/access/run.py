@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultd.access.facts import PeerFacts, Process, same_process
+from vaultd.access.facts import PeerFacts, Process, same_process, same_session
 from vaultd.access.ids import RUN
+from vaultd.access.instants import SECOND, Now
 from vaultd.access.scope import Scope
 from vaultd.errors import Invalid
 from vaultd.names import ServiceName, service_name
@@ -110,15 +111,36 @@ class Run:
         self.live = True
 
     def admits(self, facts: PeerFacts) -> bool:
-        """Whether the peer may act inside this run: the run's uid, and the anchor or its session."""
-        return facts.uid == self.uid and (
-            facts.session == self.anchor.session or same_process(facts.process, self.anchor)
-        )
+        """Whether the peer may act inside this run: the run's uid, and the anchor or its session.
+
+        A run opened for another uid admits nobody before it is claimed: until then its anchor is the opener.
+        """
+        if facts.uid != self.uid or (self.claimable and self.opener_uid != self.uid):
+            return False
+        return same_session(facts.session, self.anchor.session) or same_process(facts.process, self.anchor)
+
+    def allows_child(self, scope: Scope, expires: int) -> bool:
+        """Whether a child run with these bounds stays a subset of this one: every bound, and no later end (I6)."""
+        return self.live and expires <= self.expires and scope.within(self.scope)
 
     def charge(self, grant_id: str) -> None:
         """Count one acquisition."""
         self.uses[grant_id] = self.uses.get(grant_id, 0) + 1
         self.total += 1
+
+    def describe(self, now: Now) -> dict[str, Any]:
+        """Plain data for listing, without anything of the token."""
+        return {
+            "run": self.id,
+            "service": str(self.service),
+            "uid": self.uid,
+            "purpose": self.scope.purpose,
+            "scope": [str(matcher.text) for matcher in self.scope.patterns],
+            "anchor": self.anchor.pid,
+            "claimable": self.claimable,
+            "uses": self.total,
+            "expires_in": max(0, self.expires - now.boot) // SECOND,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for keeping the run over a restart of the daemon; the token itself is not in it."""

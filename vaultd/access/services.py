@@ -14,7 +14,7 @@ from vaultd.errors import AmbiguousService, Exists, Invalid, NotFound
 from vaultd.names import ServiceName, service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from vaultd.access.facts import PeerFacts
 
@@ -167,15 +167,26 @@ class Service:
         )
 
 
-class ServiceTable:
-    """All services, found by a peer's facts without looking at services of other uids."""
+def _selectors_of(cgroup: str | None) -> Iterator[str]:
+    """Every unit selector that could match: the path itself, and each prefix of it that ends in `/`."""
+    if cgroup is None or not cgroup.startswith(_SLICE):
+        return
+    yield cgroup
+    at = cgroup.find("/", len(_SLICE))
+    while at >= 0:
+        yield cgroup[: at + 1]
+        at = cgroup.find("/", at + 1)
 
-    __slots__ = ("_any_uid", "_by_name", "_by_uid")
+
+class ServiceTable:
+    """All services, found by a peer's facts without looking at those of other uids or units."""
+
+    __slots__ = ("_by_name", "_by_uid", "_by_unit")
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
         self._by_name: dict[str, Service] = {}
         self._by_uid: dict[int, dict[str, Service]] = {}
-        self._any_uid: dict[str, Service] = {}
+        self._by_unit: dict[str, dict[str, Service]] = {}  # services without a uid
         for service in services:
             self.add(service)
 
@@ -183,7 +194,9 @@ class ServiceTable:
         return len(self._by_name)
 
     def _bucket(self, service: Service) -> dict[str, Service]:
-        return self._any_uid if service.uid is None else self._by_uid.setdefault(service.uid, {})
+        if service.uid is not None:
+            return self._by_uid.setdefault(service.uid, {})
+        return self._by_unit.setdefault(str(service.unit), {})  # without a uid there is a unit
 
     def add(self, service: Service) -> None:
         """Take a service in; raises `Exists` when the name is taken."""
@@ -199,8 +212,10 @@ class ServiceTable:
             raise NotFound("no such service", "see: vaultctl service list")
         bucket = self._bucket(service)
         del bucket[name]
-        if service.uid is not None and not bucket:
+        if not bucket and service.uid is not None:
             del self._by_uid[service.uid]
+        elif not bucket:
+            del self._by_unit[str(service.unit)]
         return service
 
     def get(self, name: str) -> Service | None:
@@ -214,7 +229,8 @@ class ServiceTable:
     def matching(self, facts: PeerFacts) -> list[Service]:
         """Every service that the peer is, by name."""
         found = [service for service in self._by_uid.get(facts.uid, {}).values() if service.matches(facts)]
-        found += [service for service in self._any_uid.values() if service.matches(facts)]
+        for unit in _selectors_of(facts.cgroup):
+            found += [service for service in self._by_unit.get(unit, {}).values() if service.matches(facts)]
         return sorted(found, key=lambda service: service.name)
 
     def find(self, facts: PeerFacts, named: str | None = None) -> Service | None:

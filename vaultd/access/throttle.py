@@ -78,12 +78,6 @@ class Buckets(Generic[K]):
         self._full_at[key] = (full_at + rate.seconds * SECOND, rate.tokens)
         return 0
 
-    def give_back(self, key: K, rate: Rate) -> None:
-        """Undo one `take` whose use did not happen."""
-        held = self._full_at.get(key)
-        if held is not None:
-            self._full_at[key] = (held[0] - rate.seconds * SECOND, held[1])
-
     def drop(self, key: K) -> None:
         """Forget a key whose grant, uid or tenant is gone."""
         self._full_at.pop(key, None)

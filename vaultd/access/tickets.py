@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vaultd.access.facts import PeerFacts, Process, same_process
+from vaultd.access.facts import PeerFacts, Process, same_process, same_session
 from vaultd.access.ids import TICKET, Random, new_id
 from vaultd.access.instants import SECOND, Now
 from vaultd.errors import Denied, Internal, Invalid
@@ -98,7 +98,7 @@ class TicketTable:
         seconds = DEFAULT_TICKET_TTL if ttl is None else ttl
         if not 0 < seconds <= LONGEST_TICKET_TTL:
             raise Invalid("the ticket's ttl is not between 1s and 12h", "leave it out for 15m")
-        if holder.pid <= 1 or holder.session != peer.session:
+        if holder.pid <= 1 or not same_session(holder.session, peer.session):
             raise Denied(
                 "no process that a ticket could be bound to",
                 "run vaultctl login from a shell that stays, or give it the command: vaultctl login -- COMMAND",
@@ -128,7 +128,7 @@ class TicketTable:
             lineage: the peer's ancestors, as the caller could establish them; needed for narrow tickets only.
         """
         for ticket in reversed(self._by_uid.get(peer.uid, ())):
-            if now.boot >= ticket.expires or ticket.session != peer.session:
+            if now.boot >= ticket.expires or not same_session(ticket.session, peer.session):
                 continue
             if not ticket.narrow or any(same_process(ticket.holder, one) for one in (peer.process, *lineage)):
                 return ticket
