@@ -1,0 +1,547 @@
+"""Who is served next, and when an answer may leave.
+
+Requests are taken one at a time, round robin over uids and then over a uid's connections; each is decided and staged at
+once. Everything staged up to an instant becomes one group: it is made durable by one flush, in a thread of its own, and
+only then are its answers made and released, again round robin over uids. What arrives meanwhile is decided meanwhile
+and forms the next group. So many requests share a flush, nobody's answer leaves before the record of it is on the disk,
+and a uid that floods waits behind itself.
+
+The loop works in slices of time: between two slices it looks at the sockets again, so an honest request never waits for
+more than a slice of somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from vaultd.errors import Halted, Internal, VaultdError
+from vaultd.protocol.framing import wipe
+from vaultd.protocol.messages import Malformed, Request
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from vaultd.daemon.connection import Connection
+
+__all__ = ["Answer", "Committer", "Deferred", "Dispatcher", "Handler", "Pending", "Secret", "Ticket"]
+
+_log = logging.getLogger(__name__)
+
+SLICE: Final = 0.000_3
+"""Seconds of work on requests, or on answers, between two looks at the sockets."""
+
+UID_IN_FLIGHT: Final = 256
+"""Requests of one uid that may be decided and not yet answered: what a flood can put in front of its own flush."""
+
+INLINE_GROUP: Final = 2
+"""Groups up to this size, with nobody else waiting, are flushed without the detour over the thread..."""
+
+INLINE_COST: Final = 0.001
+"""...where the last flush took no longer than this many seconds."""
+
+T = TypeVar("T")
+
+
+class Secret(Protocol):
+    """A wipeable buffer, as `vaultd.crypto` makes them."""
+
+    def view(self) -> memoryview: ...
+
+    def wipe(self) -> None: ...
+
+
+class Answer:
+    """What a done request is answered with.
+
+    Args:
+        keys: of the reply's header, without id and ok.
+        tail: text or bytes behind the header that are no secret.
+        secret: a value that goes behind the header instead; wiped here once it is in the frame.
+        descriptor: sent beside the frame and then closed here.
+    """
+
+    __slots__ = ("descriptor", "keys", "secret", "tail")
+
+    def __init__(
+        self,
+        keys: dict[str, Any],
+        *,
+        tail: bytes | bytearray = b"",
+        secret: Secret | None = None,
+        descriptor: int | None = None,
+    ) -> None:
+        self.keys = keys
+        self.tail = tail
+        self.secret = secret
+        self.descriptor = descriptor
+
+
+class Pending(Protocol):
+    """A decided request whose record is staged: what remains is to answer it, once the record is durable."""
+
+    @property
+    def descriptor(self) -> bool:
+        """Whether the answer will carry one: then it waits until an earlier one is acknowledged."""
+        ...
+
+    def complete(self, error: VaultdError | None) -> Answer:
+        """Make the answer. Called once, in the event loop, when the socket has room; not at all when the peer is gone.
+
+        Args:
+            error: why the flush failed, or None. With an error nothing may be released; verbs that stop harm may still
+                answer that they did.
+
+        Raises:
+            VaultdError: becomes the answer.
+        """
+        ...
+
+
+class Deferred:
+    """Returned by a handler that cannot decide yet (a slot key is being derived, a follower waits for the next record).
+
+    The handler keeps it and calls `settle` from the event loop, once.
+    """
+
+    __slots__ = ("_dispatcher", "_settled", "_ticket")
+
+    def __init__(self) -> None:
+        self._dispatcher: Dispatcher | None = None
+        self._ticket: Ticket | None = None
+        self._settled: Pending | None = None
+
+    def settle(self, pending: Pending) -> None:
+        """Hand in the decision; its answer leaves with the next group."""
+        if self._settled is not None:
+            raise Internal("a deferred request was settled twice")
+        self._settled = pending
+        if self._dispatcher is not None and self._ticket is not None:
+            self._dispatcher._settle(self._ticket, pending)
+
+    def _attach(self, dispatcher: Dispatcher, ticket: Ticket) -> None:
+        self._dispatcher, self._ticket = dispatcher, ticket
+        if self._settled is not None:
+            dispatcher._settle(ticket, self._settled)
+
+
+class Handler(Protocol):
+    """What requests do: the daemon's upper half. Every method is called in the event loop and must not block."""
+
+    def connected(self, connection: Connection) -> None:
+        """A peer was attested; before its first request."""
+        ...
+
+    def disconnected(self, connection: Connection) -> None:
+        """It is gone; after its last request was handled."""
+        ...
+
+    def malformed(self, connection: Connection, message: str) -> None:
+        """A request was refused for its form (code `protocol`): for counting."""
+        ...
+
+    def handle(self, connection: Connection, request: Request) -> Pending | Deferred:
+        """Decide one request and stage its record. The request's tail is zeroed when it has been answered.
+
+        Raises:
+            VaultdError: refused; what was staged before is still made durable before the refusal leaves.
+        """
+        ...
+
+
+class Committer(Protocol):
+    """What makes staged records durable: the ledger."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything is staged that no `take` has taken."""
+        ...
+
+    def take(self) -> Any:
+        """Everything staged so far, as one batch."""
+        ...
+
+    def write(self, batch: Any) -> None:
+        """Make it durable; called in the flush thread, one batch at a time. Raises on any failure."""
+        ...
+
+    def finish(self, batch: Any, error: BaseException | None) -> object:
+        """Back in the event loop: mark the batch's receipts durable, or halt."""
+        ...
+
+
+class Ticket:
+    """One request from its taking to its answer."""
+
+    __slots__ = ("connection", "error", "pending", "request")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.pending: Pending | None = None
+        self.error: VaultdError | None = None
+        """What went wrong with the group's flush."""
+
+
+class _Refusal:
+    """A `Pending` that refuses."""
+
+    __slots__ = ("_error",)
+    descriptor: Final = False
+
+    def __init__(self, error: VaultdError) -> None:
+        self._error = error
+
+    def complete(self, error: VaultdError | None) -> Answer:
+        # A failed flush speaks first: what the refusal was decided on may not be durable.
+        raise error or self._error
+
+
+class FairQueue(Generic[T]):
+    """First come, first served within a uid; round robin between uids."""
+
+    __slots__ = ("_length", "_queues", "_turns")
+
+    def __init__(self) -> None:
+        self._queues: dict[int, deque[T]] = {}
+        self._turns: deque[int] = deque()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, uid: int, item: T) -> None:
+        """Append to the uid's own queue; a uid that had none waiting comes after those that have."""
+        waiting = self._queues.get(uid)
+        if waiting is None:
+            self._queues[uid] = deque((item,))
+            self._turns.append(uid)
+        else:
+            waiting.append(item)
+        self._length += 1
+
+    def get(self) -> T:
+        """The next item in turn. Raises IndexError when there is none."""
+        uid = self._turns.popleft()
+        waiting = self._queues[uid]
+        item = waiting.popleft()
+        if waiting:
+            self._turns.append(uid)
+        else:
+            del self._queues[uid]
+        self._length -= 1
+        return item
+
+
+class FlushThread:
+    """Writes batches one after the other in a thread of its own, and reports back to the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Any], None]) -> None:
+        self._loop = loop
+        self._write = write
+        self._queue: queue.SimpleQueue[tuple[Any, Callable[[BaseException | None, float], None]] | None]
+        self._queue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="flush")
+        self._thread.start()
+
+    def submit(self, batch: Any, done: Callable[[BaseException | None, float], None]) -> None:
+        """Write `batch`, then call `done(error, seconds)` in the event loop."""
+        self._queue.put((batch, done))
+
+    def close(self) -> None:
+        """Finish what was submitted and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            batch, done = job
+            error, seconds = timed_write(self._write, batch)
+            self._loop.call_soon_threadsafe(done, error, seconds)
+
+
+def timed_write(write: Callable[[Any], None], batch: Any) -> tuple[BaseException | None, float]:
+    """Write `batch`; what it raised, and how many seconds it took."""
+    started = time.monotonic()
+    error: BaseException | None = None
+    try:
+        write(batch)
+    except Exception as raised:  # noqa: BLE001  whatever it is, the group must not be acknowledged; `finish` judges it
+        error = raised
+    return error, time.monotonic() - started
+
+
+def _nothing() -> None:
+    """Nobody waits."""
+
+
+class Dispatcher:
+    """Takes turns, groups decisions into flushes, releases answers. One per event loop.
+
+    Args:
+        handler: decides requests.
+        committer: makes what they staged durable.
+        loop: the event loop.
+        slow: connections that have a frame or an answer under way, for the server's deadlines.
+    """
+
+    def __init__(self, handler: Handler, committer: Committer, loop: asyncio.AbstractEventLoop) -> None:
+        self._handler = handler
+        self._committer = committer
+        self._loop = loop
+        self._thread = FlushThread(loop, committer.write)
+        self.slow: set[Connection] = set()
+        self._turns: FairQueue[Connection] = FairQueue()
+        self._parked: dict[int, deque[Connection]] = {}
+        self._in_flight: dict[int, int] = {}
+        self._group: list[Ticket] = []
+        self._releasable: FairQueue[Ticket] = FairQueue()
+        self._flushing = False
+        self._last_flush = INLINE_COST
+        self._pumping = False
+        self._releasing = False
+        self.on_progress: Callable[[], None] = _nothing
+        """Called after answers have left: a stopping server waits for the last of them."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that was taken and decided has been answered."""
+        return not (self._turns or self._group or self._releasable or self._flushing or self._committer.dirty)
+
+    def close(self) -> None:
+        """End the flush thread, after what it has to write."""
+        self._thread.close()
+
+    # -- turns
+
+    def ready(self, connection: Connection) -> None:
+        """A request waits on `connection`: give it a turn."""
+        if connection.queued or connection.closed:
+            return
+        connection.queued = True
+        self._queue_turn(connection)
+
+    def _queue_turn(self, connection: Connection) -> None:
+        uid = connection.uid
+        if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
+            self._parked.setdefault(uid, deque()).append(connection)
+            return
+        self._turns.put(uid, connection)
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        turns = self._turns
+        deadline = self._loop.time() + SLICE
+        while turns:
+            connection = turns.get()
+            connection.queued = False
+            if self._in_flight.get(connection.uid, 0) >= UID_IN_FLIGHT:
+                connection.queued = True
+                self._queue_turn(connection)
+                continue
+            if connection.has_turn:
+                self._serve(connection)
+            if connection.turn_over():
+                connection.queued = True
+                self._queue_turn(connection)
+            if self._loop.time() >= deadline:
+                break
+        if turns and not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+        self._commit()
+
+    def _serve(self, connection: Connection) -> None:
+        request = connection.next_request()
+        if request is None:
+            return
+        if type(request) is Malformed:
+            self._handler.malformed(connection, request.message)
+            connection.refuse(request.id, "protocol", request.message, "see PROTOCOL.md")
+            return
+        assert type(request) is Request  # noqa: S101  for the type checker: nothing else comes to a server
+        if request.op == "ack":
+            connection.answer(request.id, {})  # the wire has taken note; nothing is decided, so nothing is recorded
+            self.room(connection)
+            return
+        ticket = Ticket(connection, request)
+        pending: Pending | Deferred
+        try:
+            pending = self._handler.handle(connection, request)
+        except VaultdError as error:
+            pending = _Refusal(error)
+        except Exception as error:  # noqa: BLE001  a bug in one verb ends neither daemon nor connection
+            pending = _Refusal(_as_internal(error, request.op))
+        if type(pending) is Deferred:
+            pending._attach(self, ticket)
+            return
+        self._decided(ticket, pending)  # type: ignore[arg-type]  # not a Deferred
+
+    def _decided(self, ticket: Ticket, pending: Pending) -> None:
+        ticket.pending = pending
+        uid = ticket.connection.uid
+        self._in_flight[uid] = self._in_flight.get(uid, 0) + 1
+        self._group.append(ticket)
+
+    def _settle(self, ticket: Ticket, pending: Pending) -> None:
+        self._decided(ticket, pending)
+        self.commit_soon()
+
+    def commit_soon(self) -> None:
+        """Flush what is staged although no request asks for it: a death, an expiry, an anchor that is due."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    # -- groups
+
+    def _commit(self) -> None:
+        """Start the next flush, if one is needed and none is under way; with nothing to flush, release at once."""
+        while not self._flushing:
+            group, self._group = self._group, []
+            batch = self._committer.take() if self._committer.dirty else None
+            if batch is None:
+                # Whatever these answers show was staged earlier and is durable: the last flush has ended.
+                self._release(group, None)
+                break
+            self._flushing = True
+            alone = len(group) <= INLINE_GROUP and not self._turns and not self._releasable
+            if not (alone and self._last_flush < INLINE_COST):
+                self._thread.submit(batch, partial(self._flushed, batch, group))
+                break
+            self._finish(batch, group, *timed_write(self._committer.write, batch))
+        self._release_some()
+
+    def _flushed(self, batch: Any, group: list[Ticket], error: BaseException | None, seconds: float) -> None:
+        self._finish(batch, group, error, seconds)
+        self._commit()  # the next group is on its way to the disk while this one's answers are made
+
+    def _finish(self, batch: Any, group: list[Ticket], error: BaseException | None, seconds: float) -> None:
+        self._flushing = False
+        self._last_flush = seconds
+        self._committer.finish(batch, error)
+        if error is None:
+            self._release(group, None)
+            return
+        _log.error("a flush failed: %s", describe(error))
+        self._release(group, Halted("a durable write failed", "make room or repair the disk, then restart the daemon"))
+
+    # -- answers
+
+    def _release(self, group: list[Ticket], error: VaultdError | None) -> None:
+        for ticket in group:
+            ticket.error = error
+            self._releasable.put(ticket.connection.uid, ticket)
+
+    def _release_later(self) -> None:
+        self._releasing = False
+        self._release_some()
+
+    def _release_some(self) -> None:
+        releasable = self._releasable
+        if self._releasing or not releasable:
+            return
+        deadline = self._loop.time() + SLICE
+        while releasable:
+            ticket = releasable.get()
+            connection = ticket.connection
+            self._landed(connection.uid)
+            if connection.is_over:
+                wipe(ticket.request.tail)
+            elif connection.held or not self._may_answer(ticket):
+                connection.held.append(ticket)
+                connection.stalled()
+            else:
+                self._answer(ticket)
+            if self._loop.time() >= deadline:
+                break
+        if releasable:
+            self._releasing = True
+            self._loop.call_soon(self._release_later)
+        self.on_progress()
+
+    def _landed(self, uid: int) -> None:
+        left = self._in_flight[uid] - 1
+        if left:
+            self._in_flight[uid] = left
+        else:
+            del self._in_flight[uid]
+        parked = self._parked.get(uid)
+        while parked:
+            connection = parked.popleft()
+            self._queue_turn(connection)
+            if left and not connection.closed:
+                break  # one landed, one may go on; with none in flight nobody would come for the others
+        if parked is not None and not parked:
+            del self._parked[uid]
+
+    @staticmethod
+    def _may_answer(ticket: Ticket) -> bool:
+        assert ticket.pending is not None  # noqa: S101  only decided tickets get here
+        connection = ticket.connection
+        return connection.can_send and not (ticket.pending.descriptor and connection.wire.unacknowledged is not None)
+
+    def room(self, connection: Connection) -> None:
+        """The peer has read what was sent, or acknowledged a descriptor: go on with what waited for that."""
+        while connection.held and not connection.is_over and self._may_answer(connection.held[0]):
+            self._answer(connection.held.popleft())
+        if connection.held:
+            connection.stalled()
+        elif connection.can_send:
+            connection.stalled_since = None
+        if not connection.queued and connection.turn_over():
+            self.ready(connection)
+        self.on_progress()
+
+    def _answer(self, ticket: Ticket) -> None:
+        connection, request, pending = ticket.connection, ticket.request, ticket.pending
+        assert pending is not None  # noqa: S101  only decided tickets get here
+        try:
+            answer = pending.complete(ticket.error)
+            if answer.secret is not None:
+                with answer.secret.view() as view:
+                    try:
+                        connection.answer(request.id, answer.keys, view, descriptor=answer.descriptor, secret=True)
+                    finally:
+                        answer.secret.wipe()
+            else:
+                connection.answer(request.id, answer.keys, answer.tail, descriptor=answer.descriptor)
+        except VaultdError as error:
+            self._refuse(ticket, error)
+        except Exception as error:  # noqa: BLE001  a bug in one verb ends neither daemon nor connection
+            self._refuse(ticket, _as_internal(error, request.op))
+        finally:
+            wipe(request.tail)
+        if not connection.queued and connection.has_turn:
+            self.ready(connection)  # it was at its limit
+
+    @staticmethod
+    def _refuse(ticket: Ticket, error: VaultdError) -> None:
+        if error.code == "internal":
+            _log.error("%s: %s", ticket.request.op, describe(error))
+        ticket.connection.refuse(ticket.request.id, error.code, error.message, error.hint)
+
+
+def _as_internal(error: BaseException, op: str) -> Internal:
+    _log.error("a bug in %s: %s", op, describe(error))
+    return Internal("an unexpected error in the daemon", "its log says where; please report it")
+
+
+def describe(error: BaseException) -> str:
+    """Type and place of an error, without its message: that of a library's could quote what it was given."""
+    return f"{type(error).__name__} at {' < '.join(_places(error)) or 'an unknown place'}"
+
+
+def _places(error: BaseException) -> Iterator[str]:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)[-4:]):
+        yield f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
