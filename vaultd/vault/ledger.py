@@ -1,0 +1,683 @@
+"""The ledger: one vault directory, opened; where changes are staged, vouched for by audit lines, and made durable.
+
+Early visibility, late release: staging changes memory at once, so that the next request sees it, and gives a receipt;
+no reply may leave before the flush that covers everything staged before it. `take`, `write` and `finish` are one flush
+in three parts, so that `write` may run in a thread of its own; `flush` is all three, inline.
+
+After any error of a flush the ledger is halted for good: what reached the disk is unknown, what stands in memory may be
+ahead of it, and only opening the directory anew can tell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from vaultd.audit.body import Actor, Event
+from vaultd.audit.chain import Vouch
+from vaultd.audit.domain import Domain
+from vaultd.audit.journal import Journal
+from vaultd.audit.trail import Trail
+from vaultd.crypto.hierarchy import RootKeys, TenantKeys, index_key, name_index
+from vaultd.crypto.kdf import FLOOR, Profile
+from vaultd.crypto.primitives import random_bytes
+from vaultd.crypto.slots import Slot, SlotKind, derive_slot_key, open_slot_with_key
+from vaultd.errors import Closed, Conflict, Halted, IntegrityError, Internal, NotFound, Sealed, WrongSecret
+from vaultd.vault import entries, recovery
+from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop, Write, log_path
+from vaultd.vault.create import create
+from vaultd.vault.heads import Head
+from vaultd.vault.keyring import SYSTEM, Entry, Keyring
+from vaultd.vault.log import Handles, LogFile, Ref, SealedLog
+from vaultd.vault.recovery import RecoveryReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vaultd.audit.journal import Position
+    from vaultd.audit.receipt import Receipt
+    from vaultd.clock import Clock
+    from vaultd.crypto.memory import Key, SecretBytes
+    from vaultd.store import Store
+
+__all__ = ["Ledger"]
+
+_SNAPSHOT_LINES: Final = 4096
+"""Journal lines between two heads snapshots, at least: what a crash makes the next opening read."""
+
+_VAULTD: Final = Actor("system")
+
+
+class _UnsealedKeys:
+    """Everything that `seal` wipes, but for the logs' own keys."""
+
+    def __init__(self, root: Key, root_keys: RootKeys) -> None:
+        self.root = root
+        self.root_keys = root_keys
+        self.index: Key | None = None
+
+    def index_of(self, name: str) -> bytes:
+        if self.index is None:
+            raise Internal("the index key was not loaded")
+        return name_index(self.index, name)
+
+    def wipe(self) -> None:
+        self.root.wipe()
+        self.root_keys.wipe()
+        if self.index is not None:
+            self.index.wipe()
+
+
+class Ledger:
+    """See the module. All but `derive` and `write` belong to one thread, the one that decides."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        survey: recovery.Survey,
+        journal: Journal,
+        position: Position,
+        report: RecoveryReport,
+    ) -> None:
+        self.report = report
+        """What opening found, completed by the first `unseal`."""
+        self.keyring = survey.file.keyring
+        """As staged: a change is here before it is durable."""
+        self._store = store
+        self._clock = clock
+        self._survey = survey
+        self._journal = journal
+        self._heads = survey.heads
+        self._wall = 0
+        self._committer = Committer(store, journal, survey.state, survey.found.anchor)
+        self._keys: _UnsealedKeys | None = None
+        self._authentic = False
+        self._halted = False
+        self._closed = False
+        self._minimum = FLOOR
+        self._domains: dict[bytes, Domain] = {}
+        self._handles = Handles(store)
+        self._logs: dict[bytes, SealedLog] = {}
+        self._files: dict[bytes, LogFile] = {}
+        self._open = Batch(None)
+        self._queue: deque[Batch] = deque()
+        self._flying: Batch | None = None
+        self._position = position
+        self._since_snapshot = report.replayed
+        self._since_anchor = report.unanchored
+        self._trail: Trail
+
+    create = staticmethod(create)
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        clock: Clock,
+        *,
+        minimum: Profile = FLOOR,
+        random: Callable[[int], bytes] = random_bytes,
+    ) -> Self:
+        """Open a vault, sealed. What a crash left is sorted out; the system's own events can be recorded.
+
+        Args:
+            store: the vault directory; stays the caller's to close.
+            minimum: the least Argon2id cost of a slot that `derive` accepts.
+            random: where salts come from.
+
+        Raises:
+            Uninitialised: there is no vault.
+            FormatVersion: it was written by a newer version.
+            IntegrityError: its files do not belong together.
+        """
+        survey = recovery.survey(store)
+        try:
+            journal = Journal(store)
+        except NotFound:
+            survey.state.close()
+            raise IntegrityError(
+                "the audit journal is gone", "restore the whole vault directory from one backup"
+            ) from None
+        report = RecoveryReport()
+        try:
+            position = recovery.replay(survey, journal, report)
+        except BaseException:
+            journal.close()
+            survey.state.close()
+            raise
+        ledger = cls(store, clock, survey, journal, position, report)
+        ledger._minimum = minimum
+        ledger._trail = Trail(ledger.vault_id, journal, _Dating(ledger, clock), random, ledger.domain(SYSTEM))
+        if report.journal_cut:
+            ledger.stage(Event("journal.cut", "ok", _VAULTD, public={"bytes": report.journal_cut}))
+        return ledger
+
+    @property
+    def vault_id(self) -> bytes:
+        return self.keyring.vault_id
+
+    @property
+    def created(self) -> int:
+        """Seconds since 1970."""
+        return self.keyring.created
+
+    @property
+    def admin_uids(self) -> tuple[int, ...]:
+        return self.keyring.admin_uids
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self.keyring.slots
+
+    @property
+    def state(self) -> str:
+        """`sealed`, `unsealed` or `halted`."""
+        if self._halted:
+            return "halted"
+        return "sealed" if self._keys is None else "unsealed"
+
+    @property
+    def halted(self) -> bool:
+        return self._halted
+
+    def now(self) -> int:
+        """Wall time, nanoseconds since 1970; never less than it was, in any earlier run of this vault included."""
+        self._wall = max(self._wall, self._clock.wall())
+        return self._wall
+
+    @property
+    def wall(self) -> int:
+        """The highest wall time seen, nanoseconds since 1970; 0 before the first `now` or `unseal`."""
+        return self._wall
+
+    # Unsealing and sealing
+
+    def derive(self, secret: SecretBytes, kind: SlotKind) -> tuple[Slot, Key]:
+        """The slot that `secret` opens, and its key: the slow part, for a worker thread.
+
+        Raises:
+            WrongSecret: no slot of this kind opens with it.
+            IntegrityError: a slot was made cheaper than `minimum`.
+        """
+        for slot in self.keyring.slots:
+            if slot.kind is kind:
+                try:
+                    return slot, derive_slot_key(slot, secret, minimum=self._minimum)
+                except WrongSecret:
+                    continue
+        raise WrongSecret("no key slot opens with this secret", "check it, and which vault this is: 'vaultctl status'")
+
+    def unseal(self, slot: Slot, slot_key: Key) -> RecoveryReport:
+        """Load the keys, after holding the anchor, the keyring and the system's log against them.
+
+        Args:
+            slot, slot_key: from `derive`; the key stays the caller's to wipe.
+
+        Returns:
+            What was found and repaired since the vault was last closed.
+
+        Raises:
+            Conflict: the slot is gone, or the vault is open already.
+            IntegrityError: the files were not all written by this vault, or the system's log does not verify.
+        """
+        self._require_running()
+        self._require_landed()
+        if self._keys is not None or slot not in self.keyring.slots:
+            raise Conflict("the vault is unsealed already, or this slot is gone", "look at: vaultctl status")
+        root = open_slot_with_key(slot, slot_key)
+        keys = _UnsealedKeys(root, RootKeys(root))
+        try:
+            self._authenticate(keys)
+            self._keys = keys
+            self.open_log(SYSTEM)
+        except BaseException:
+            self._forget_keys(keys)
+            raise
+        if self.report.repaired or self.report.unanchored:
+            self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
+            self._open.anchors = 1
+            self.flush()
+        return self.report
+
+    def _authenticate(self, keys: _UnsealedKeys) -> None:
+        """Hold what `open` found against the root key, then finish what a crash interrupted."""
+        system = self.keyring.entry(SYSTEM)
+        if system is None:
+            raise Internal("the keyring has no system entry")
+        if not self._authentic:
+            survey = self._survey
+            survey.found.verify(keys.root_keys.anchor)
+            survey.file.verify(keys.root_keys.anchor)
+            self._wall = max(self._wall, survey.found.anchor.wall)
+            self._settle_keyring()
+            self._authentic = True
+        with entries.tenant_key(self.vault_id, system, keys.root_keys) as key:
+            keys.index = index_key(key)
+
+    def _settle_keyring(self) -> None:
+        survey = self._survey
+        if survey.in_next:
+            self._store.rename(KEYRING_NEXT, KEYRING)
+        if survey.must_sweep:
+            self.report.keyring = "abandoned" if survey.abandoned else "finished"
+            self.report.removed = recovery.sweep(self._store, self.keyring)
+        if survey.abandoned:
+            # Last: as long as it is there, the next opening sweeps again.
+            self._store.remove(KEYRING_NEXT)
+
+    def seal(self) -> None:
+        """Flush, put the vault to rest, wipe every key. Sealed, it still records the system's own events.
+
+        Raises:
+            Conflict: a flush is under way in another thread; wait for it.
+            StoreError: the flush failed; the keys are gone all the same.
+        """
+        if self._keys is None:
+            return
+        if not self._halted:
+            self._require_landed()
+        try:
+            if not self._halted:
+                self.flush()
+                self._rest()
+        finally:
+            keys = self._keys
+            self._trail.forget_sessions()
+            self._forget_keys(keys)
+
+    def _rest(self) -> None:
+        """Leave both anchors and the heads snapshot at the very end, so that the next opening has nothing to replay."""
+        self._open.anchors = 2
+        self._since_snapshot = max(self._since_snapshot, _SNAPSHOT_LINES, len(self._heads))
+        self.flush()
+
+    def _forget_keys(self, keys: _UnsealedKeys) -> None:
+        self._keys = None
+        for uid in list(self._logs):
+            self.close_log(uid)
+        keys.wipe()
+
+    def close(self) -> None:
+        """Seal if need be, flush, and let go of the files. The store stays the caller's to close."""
+        if self._closed:
+            return
+        try:
+            if self._keys is not None:
+                self.seal()
+            elif not self._halted:
+                self.flush()
+        finally:
+            self._closed = True
+            for file in self._files.values():
+                file.close()
+            self._journal.close()
+            self._survey.state.close()
+
+    # Domains
+
+    def find(self, name: str) -> bytes | None:
+        """The uid of the tenant of that name, if there is one and it is not deleted."""
+        return self.keyring.by_index.get(self._unsealed().index_of(name))
+
+    def names(self) -> Iterator[tuple[str, Entry]]:
+        """Every tenant's name and entry, deleted ones included; opens each name."""
+        key = self.system_log.keys.record
+        for entry in self.keyring:
+            if entry.uid != SYSTEM:
+                yield entries.open_name(self.vault_id, entry, key), entry
+
+    def name(self, uid: bytes) -> str:
+        """The name of a tenant. Raises `NotFound`."""
+        self._unsealed()
+        entry = self.keyring.entry(uid)
+        if entry is None or uid == SYSTEM:
+            raise NotFound("there is no such tenant")
+        return entries.open_name(self.vault_id, entry, self.system_log.keys.record)
+
+    @property
+    def root(self) -> Key:
+        """The root key, for new slots; stays the ledger's. Raises `Sealed`."""
+        return self._unsealed().root
+
+    @property
+    def root_keys(self) -> RootKeys:
+        """What derives from the root key, for `entries`; stays the ledger's. Raises `Sealed`."""
+        return self._unsealed().root_keys
+
+    def new_entry(self, uid: bytes, name: str, key: Key) -> Entry:
+        """The keyring entry of a new tenant.
+
+        Args:
+            uid: 16 random bytes.
+            key: the fresh tenant key; stays the caller's to wipe.
+        """
+        keys = self._unsealed()
+        created = self.now() // 1_000_000_000
+        named = (name, keys.index_of(name), self.system_log.keys.record)
+        return entries.new_entry(self.vault_id, uid, created, keys.root_keys, key, named)
+
+    def domain(self, uid: bytes) -> Domain:
+        """The audit trail of a domain. Raises `NotFound`."""
+        domain = self._domains.get(uid)
+        if domain is None:
+            entry = self.keyring.entry(uid)
+            if entry is None:
+                raise NotFound("there is no such tenant")
+            domain = self._domains[uid] = Domain(uid, entry.audit_public, *self._heads.trail(uid))
+        return domain
+
+    @property
+    def system_log(self) -> SealedLog:
+        return self._logs[SYSTEM]
+
+    def open_log(self, uid: bytes) -> tuple[SealedLog, list[tuple[dict[str, Any], Ref]]]:
+        """Open a domain's log, verified up to the record that the journal vouches for.
+
+        Returns:
+            The log, and every record's header with the place of its attachment.
+
+        Raises:
+            NotFound: there is no such domain, or it is deleted.
+            Closed: the log does not verify; others are not concerned. `IntegrityError` for the system's.
+        """
+        keys = self._unsealed()
+        entry = self.keyring.entry(uid)
+        if entry is None or entry.deleted:
+            raise NotFound("there is no such tenant")
+        if uid in self._logs:
+            raise Internal("the log is open already")
+        with entries.tenant_key(self.vault_id, entry, keys.root_keys) as key:
+            tenant_keys = TenantKeys(key)
+        try:
+            log, records = self._verified_log(entry, tenant_keys)
+        except (IntegrityError, NotFound) as error:
+            tenant_keys.wipe()
+            if uid == SYSTEM:
+                raise IntegrityError(f"the system's log does not verify: {error.message}", error.hint) from error
+            raise Closed(
+                "this tenant's log does not verify, so the tenant stays closed", "restore the tenant from a backup"
+            ) from error
+        except BaseException:
+            tenant_keys.wipe()
+            raise
+        self._logs[uid] = log
+        return log, records
+
+    def _verified_log(self, entry: Entry, keys: TenantKeys) -> tuple[SealedLog, list[tuple[dict[str, Any], Ref]]]:
+        uid = entry.uid
+        head = self._heads.head(uid)
+        if head.generation != entry.generation:
+            raise IntegrityError("the journal vouches for no log of this generation")
+        file = self._files.get(uid)
+        if file is None:
+            file = self._handles.found(log_path(uid, entry.generation))
+        log = SealedLog(self.vault_id, uid, keys, file, head)
+        records, end = log.scan()
+        # What stands behind the last record that a journal line vouches for was never acknowledged.
+        if file.size > end:
+            cut = file.cut(end)
+            if uid == SYSTEM:
+                self.report.log_cut += cut
+            else:
+                self.stage(Event("log.cut", "ok", _VAULTD, public={"bytes": cut, "uid": uid.hex()}))
+        self._files[uid] = file
+        return log, records
+
+    def close_log(self, uid: bytes) -> None:
+        """Wipe a log's keys and close it. What is staged in it is flushed all the same: it is sealed already."""
+        log = self._logs.pop(uid, None)
+        if log is not None:
+            log.close()
+            self._release(uid)
+
+    def _release(self, uid: bytes) -> None:
+        file = self._files.get(uid)
+        if file is not None and file.clean and uid not in self._logs:
+            file.close()
+            del self._files[uid]
+
+    # Staging
+
+    def stage(self, event: Event, *, logs: Sequence[SealedLog] = (), tenant: bytes | None = None) -> Receipt:
+        """Record an event, and vouch in the same line for what was staged in `logs`: all of it happens, or nothing.
+
+        Args:
+            tenant: whose trail; the system's when left out.
+
+        Raises:
+            Halted: a flush failed before.
+            Sealed: a tenant's trail or a log, while the vault is sealed.
+        """
+        try:
+            self._require_running()
+            if logs or tenant is not None:
+                self._unsealed()
+            self._require_changed(logs)
+            # A change of a log must not share a batch with a keyring change staged before it: if that one's commit
+            # never came, the change would be half there.
+            if logs and self._open.keyring is not None:
+                self._shut()
+            receipt = self._record(event, logs, tenant)
+        except BaseException:
+            for log in logs:
+                log.unstage()
+            raise
+        for log in logs:
+            self._write_later(log)
+        if logs:
+            self._open.anchors = 1
+        return receipt
+
+    def _require_changed(self, logs: Sequence[SealedLog]) -> None:
+        if not all(self._logs.get(log.uid) is log and log.unvouched for log in logs):
+            raise Internal("a change names a log that is not open or has nothing new")
+
+    def _record(self, event: Event, logs: Sequence[SealedLog], tenant: bytes | None) -> Receipt:
+        domain = self.domain(SYSTEM if tenant is None else tenant)
+        receipt = self._trail.record(event, domain, [Vouch(log.uid, *log.head) for log in logs])
+        self._heads.set_trail(domain.uid, domain.sub_seq, domain.sub_head)
+        self._since_snapshot += 1
+        self._since_anchor += 1
+        return receipt
+
+    def _write_later(self, log: SealedLog) -> None:
+        start, records = log.vouch()
+        self._heads.set_head(log.uid, log.head)
+        write = self._open.writes.get(log.file)
+        if write is None:
+            if log.file.born:
+                log.file.open()  # here, because only this thread opens files
+            write = self._open.writes[log.file] = Write(log.uid, log.file, start, [])
+        write.data.extend(records)
+
+    def new_log(self, uid: bytes, generation: int, tenant_key: Key) -> SealedLog:
+        """A log that is not there yet, to be filled and then put in force by `stage_keyring`.
+
+        Args:
+            tenant_key: stays the caller's to wipe.
+        """
+        file = LogFile(self._handles, log_path(uid, generation))
+        return SealedLog(self.vault_id, uid, TenantKeys(tenant_key), file, Head(generation, 0, bytes(16)))
+
+    def stage_keyring(
+        self,
+        build: Callable[[Keyring], Keyring],
+        event: Event,
+        *,
+        new_logs: Sequence[SealedLog] = (),
+        drop: Sequence[Drop] = (),
+        root: Key | None = None,
+        tenant: bytes | None = None,
+    ) -> Receipt:
+        """Change the keyring, and with it the logs that it names, in one commit.
+
+        Args:
+            build: gives the new keyring from the one in force.
+            new_logs: from `new_log`; opened in place of what their domains had.
+            drop: files that nothing names any more.
+            root: the new root key, when it changes; this object becomes its owner.
+            tenant: whose trail the event belongs to.
+        """
+        self._require_running()
+        keys = self._unsealed()
+        keyring = build(self.keyring)
+        for log in new_logs:
+            if keyring.generation(log.uid) != log.generation:
+                raise Internal("a new log does not fit the new keyring")
+        born = [log for log in new_logs if log.uid not in self._heads]
+        before, self.keyring = self.keyring, keyring
+        try:
+            for log in born:
+                self._heads.add(log.uid, log.generation)
+            receipt = self._record(event, new_logs, tenant)
+        except BaseException:
+            self.keyring = before
+            for log in born:
+                self._heads.remove(log.uid)
+                self._domains.pop(log.uid, None)
+            raise
+        batch = self._open
+        batch.keyring, batch.anchors = keyring, 1
+        batch.drop += drop
+        for log in new_logs:
+            self._write_later(log)
+            self._retire(self._logs.get(log.uid), batch)
+            self._logs[log.uid], self._files[log.uid] = log, log.file
+        for uid in [gone.uid for gone in drop if gone.generation is None]:
+            self._retire(self._logs.pop(uid, None), batch)
+            self._files.pop(uid, None)
+            if uid not in keyring:
+                self._heads.remove(uid)
+                self._domains.pop(uid, None)
+        if root is not None:
+            batch.after += [keys.root.wipe, keys.root_keys.wipe]
+            keys.root, keys.root_keys = root, RootKeys(root)
+        return receipt
+
+    def _retire(self, log: SealedLog | None, batch: Batch) -> None:
+        """Keep a log that is replaced or dropped readable until `batch` is durable, and no longer."""
+        if log is not None:
+            batch.after += [log.close, log.file.close]
+
+    # Flushing
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a flush would have something to do."""
+        return bool(self._queue or self._journal.pending or self._open.anchors)
+
+    def tick(self) -> None:
+        """To be called about once a second: anchors reads, and ends audit sessions that are over."""
+        if self._keys is not None and not self._halted:
+            self._trail.expire_sessions()
+            if self._since_anchor:
+                self._open.anchors = max(self._open.anchors, 1)
+
+    def take(self) -> Batch | None:
+        """The next batch to write; None when there is none, or one is being written.
+
+        Raises:
+            Halted: a flush failed before.
+        """
+        self._require_running()
+        if self._flying is not None:
+            return None
+        if not self._queue:
+            if not self.dirty:
+                return None
+            self._shut()
+        self._flying = self._queue.popleft()
+        return self._flying
+
+    def _shut(self) -> None:
+        """Close the open batch: nothing is added to it any more."""
+        batch, self._open = self._open, Batch(None)
+        batch.lines = self._journal.take()
+        if batch.lines is not None:
+            self._position = batch.lines.end
+        batch.end = self._position
+        batch.wall = self.now()
+        if self._keys is not None:
+            batch.root = self._keys.root_keys
+            if self._since_snapshot >= max(_SNAPSHOT_LINES, len(self._heads)):
+                batch.heads = self._heads.encode(batch.end)
+                batch.anchors = max(batch.anchors, 1)
+                self._since_snapshot = 0
+        if batch.anchors:
+            self._since_anchor = 0
+        self._queue.append(batch)
+
+    def write(self, batch: Batch) -> None:
+        """Make a batch durable; may run in another thread. Raises what the disk said, and halts the ledger."""
+        if self._halted:
+            raise Halted("an earlier flush failed", "find the cause in the log, then restart")
+        try:
+            self._committer.write(batch)
+        except BaseException:
+            self._halted = True
+            raise
+
+    def finish(self, batch: Batch, error: BaseException | None = None) -> None:
+        """Take in how `write` ended: receipts become durable, or the ledger is halted."""
+        if batch is not self._flying:
+            raise Internal("a batch was finished that is not being written")
+        self._flying = None
+        if error is not None or self._halted:
+            self._halted = True
+            return
+        for write in batch.writes.values():
+            write.file.settle(write.end)
+            self._release(write.uid)
+        if batch.lines is not None:
+            for receipt in batch.lines.receipts:
+                receipt.mark_durable()
+        for call in batch.after:
+            call()
+
+    def flush(self) -> None:
+        """Write everything staged, here and now.
+
+        Raises:
+            Conflict: a batch is being written in another thread.
+            StoreError: the disk refused; the ledger is halted.
+        """
+        self._require_landed()
+        while (batch := self.take()) is not None:
+            try:
+                self.write(batch)
+            except BaseException as error:
+                self.finish(batch, error)
+                raise
+            self.finish(batch)
+
+    def _require_landed(self) -> None:
+        if self._flying is not None:
+            raise Conflict("a flush is under way", "wait for it")
+
+    def _require_running(self) -> None:
+        if self._closed:
+            raise Internal("the ledger is closed")
+        if self._halted:
+            raise Halted(
+                "a durable write failed, so nothing is released or changed", "repair the cause, then restart vaultd"
+            )
+
+    def _unsealed(self) -> _UnsealedKeys:
+        if self._keys is None:
+            raise Sealed("the vault is sealed", "unseal it with: vaultctl unseal")
+        return self._keys
+
+
+class _Dating:
+    """The clock that dates records: the ledger's wall time, which never goes back."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+
+    def wall(self) -> int:
+        return self._ledger.now()
+
+    def boot(self) -> int:
+        return self._clock.boot()

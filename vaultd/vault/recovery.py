@@ -1,0 +1,256 @@
+"""What is in force after a crash: read from the files alone, before and after there is a key.
+
+Nothing here guesses. The newest whole anchor names one keyring, one heads snapshot and one place in the journal; what
+is missing of those is tampering. What stands behind that place counts as far as it verifies; what comes after is the
+torn end of a flush that nobody was told of. `FORMAT.md` has the rules and, crash point by crash point, what they give.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from vaultd.errors import IntegrityError, NotFound, Uninitialised
+from vaultd.vault import heads as heads_file
+from vaultd.vault import keyring as keyring_file
+from vaultd.vault.anchor import SLOT_SIZE, SLOTS, Found, choose
+from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path
+from vaultd.vault.heads import Head, Heads
+from vaultd.vault.keyring import SYSTEM, KeyringFile
+
+if TYPE_CHECKING:
+    from vaultd.audit.chain import Line
+    from vaultd.audit.journal import Journal, Position
+    from vaultd.store import SlotFile, Store
+    from vaultd.vault.keyring import Keyring
+
+__all__ = ["RecoveryReport", "Survey", "align", "replay", "survey", "sweep"]
+
+_RESTORE: Final = "restore the whole vault directory from one backup"
+_LOG_NAME: Final = re.compile(r"log\.[0-9]+")
+_TENANT_NAME: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What opening found and did. All zero after an orderly end."""
+
+    replayed: int = 0
+    """Journal lines read behind the heads snapshot."""
+    unanchored: int = 0
+    """Of these, lines behind the anchor: written, and durable, but not yet anchored."""
+    journal_cut: int = 0
+    """Bytes of the journal's torn end that were cut."""
+    torn_anchor: bool = False
+    """One of the anchor's two slots was not whole."""
+    keyring: str = "kept"
+    """`finished`: a change that was committed was completed; `abandoned`: one that was not was removed."""
+    removed: int = 0
+    """Files and directories that no keyring names, removed."""
+    log_cut: int = 0
+    """Bytes cut from the system's log behind the last record that is vouched for."""
+
+    @property
+    def repaired(self) -> bool:
+        """Whether there is anything to tell people of."""
+        return bool(self.journal_cut or self.torn_anchor or self.removed or self.log_cut or self.keyring != "kept")
+
+    def public(self) -> dict[str, int | bool | str]:
+        """The report as an audit record says it."""
+        return {
+            "journal_cut": self.journal_cut,
+            "keyring": self.keyring,
+            "log_cut": self.log_cut,
+            "removed": self.removed,
+            "torn_anchor": self.torn_anchor,
+            "unanchored": self.unanchored,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The files that are in force, not yet authenticated.
+
+    Attributes:
+        file: the keyring that the anchor names.
+        found: the anchor.
+        state: the open state file.
+        heads: where every domain stood at `since`.
+        in_next: the keyring in force still lies in `keyring.next`.
+        abandoned: `keyring.next` holds one that never came into force.
+    """
+
+    file: KeyringFile
+    found: Found
+    state: SlotFile
+    heads: Heads
+    since: Position
+    in_next: bool
+    abandoned: bool
+
+    @property
+    def must_sweep(self) -> bool:
+        """Whether files that no keyring names may be there."""
+        return self.abandoned or self.in_next or self.found.anchor.pending
+
+
+def survey(store: Store) -> Survey:
+    """Find what is in force. Changes nothing.
+
+    Raises:
+        Uninitialised: there is no vault, or its creation was never finished.
+        FormatVersion: a file is of a newer format.
+        IntegrityError: the files do not belong together.
+    """
+    current = _keyring(store, KEYRING)
+    if current is None:
+        if store.exists(STATE) and not store.exists(KEYRING_NEXT):
+            raise IntegrityError("the keyring is gone", _RESTORE)
+        raise Uninitialised("there is no vault here yet", "make one with: vaultctl init")
+    state = _state(store)
+    try:
+        found = choose((state.read(0), state.read(1)), current.keyring.vault_id)
+        file = _in_force(store, current, found)
+        heads, since = _heads(store, found)
+    except BaseException:
+        state.close()
+        raise
+    in_next = file is not current
+    abandoned = not in_next and store.exists(KEYRING_NEXT)
+    return Survey(file, found, state, heads, since, in_next, abandoned)
+
+
+def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position:
+    """Bring the heads up to date with the journal, and cut the journal's torn end.
+
+    Returns:
+        Where the journal goes on.
+
+    Raises:
+        IntegrityError: the journal is not the one that the anchor speaks of, or its end contradicts it.
+        FormatVersion: a line is of a newer format.
+    """
+    keyring, heads, anchored = survey.file.keyring, survey.heads, survey.found.anchor.position
+    align(heads, keyring)
+    at = survey.since
+    lines = journal.read_from(at)
+    while True:
+        # The anchor is a place between two lines: reading must come by it exactly.
+        if at.offset >= anchored.offset and not report.unanchored and at != anchored:
+            raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
+        behind = at.offset >= anchored.offset
+        try:
+            entry = next(lines, None)
+        except IntegrityError:
+            if not behind:
+                raise
+            # Behind the anchor a line that does not verify is the end of a flush that was cut short, whatever follows
+            # it: sectors of one flush reach the disk in any order.
+            break
+        if entry is None:
+            break
+        _follow(heads, keyring, entry.line, behind=behind)
+        at = entry.after
+        report.replayed += 1
+        report.unanchored += behind
+    if not behind:
+        raise IntegrityError("the journal ends before the place that the anchor speaks of", _RESTORE)
+    report.journal_cut = len(journal.resume(at))
+    report.torn_anchor = survey.found.torn
+    return at
+
+
+def align(heads: Heads, keyring: Keyring) -> None:
+    """Give every domain of the keyring a row, and no other."""
+    for uid in [uid for uid in heads if uid not in keyring]:
+        heads.remove(uid)
+    for uid in keyring.rows:
+        if uid not in heads:
+            heads.add(uid, keyring.generation(uid) or 0)
+
+
+def _follow(heads: Heads, keyring: Keyring, line: Line, *, behind: bool) -> None:
+    """Take in what one line says of the logs and of its own trail."""
+    for uid, generation, record, tag in line.heads:
+        # Another generation, or nobody: a keyring change that was never committed, or one long replaced.
+        if keyring.generation(uid) != generation:
+            continue
+        before = heads.head(uid)
+        # Up to the anchor the chain's hash says that we wrote this. Behind it anybody may have: never back.
+        if behind and before.generation == generation and record <= before.record:
+            raise IntegrityError("a journal line behind the anchor takes a log back", _RESTORE)
+        heads.set_head(uid, Head(generation, record, tag))
+    trail = line.tenant or SYSTEM
+    if trail in heads:
+        if line.sub_seq != heads.trail(trail).seq + 1:
+            raise IntegrityError(f"journal line {line.seq} does not continue its trail", _RESTORE)
+        heads.set_trail(trail, line.sub_seq, line.sub_head)
+
+
+def sweep(store: Store, keyring: Keyring) -> int:
+    """Remove what no keyring names: new files of an abandoned change, old files of a committed one.
+
+    Only names that this program gives are touched. Returns how many went.
+    """
+    removed = 0
+    for name in store.list("tenants"):
+        if _TENANT_NAME.fullmatch(name) is None:
+            continue
+        uid = bytes.fromhex(name)
+        entry = keyring.entry(uid)
+        if entry is None or entry.deleted:
+            store.remove_tree(f"tenants/{name}")
+            removed += 1
+        else:
+            removed += sweep_logs(store, f"tenants/{name}", entry.generation)
+    return removed + sweep_logs(store, "system", keyring.generation(SYSTEM) or 0)
+
+
+def sweep_logs(store: Store, directory: str, generation: int) -> int:
+    """Remove the logs in `directory` that are not of `generation`. Returns how many went."""
+    strays = [name for name in store.list(directory) if _LOG_NAME.fullmatch(name) and name != f"log.{generation}"]
+    for name in strays:
+        store.remove(f"{directory}/{name}")
+    return len(strays)
+
+
+def _keyring(store: Store, path: str) -> KeyringFile | None:
+    try:
+        return KeyringFile.decode(store.read(path, keyring_file.MAX_SIZE))
+    except NotFound:
+        return None
+
+
+def _in_force(store: Store, current: KeyringFile, found: Found) -> KeyringFile:
+    """The keyring whose hash the anchor holds: the present one, or the next, which has not got its final name yet."""
+    anchor = found.anchor
+    if current.hash == anchor.keyring:
+        return current
+    after = _keyring(store, KEYRING_NEXT)
+    if after is None or after.hash != anchor.keyring or after.keyring.vault_id != anchor.vault_id:
+        raise IntegrityError("the keyring is not the one that the anchor names", _RESTORE)
+    return after
+
+
+def _state(store: Store) -> SlotFile:
+    try:
+        return store.slots(STATE, SLOT_SIZE, SLOTS)
+    except NotFound:
+        raise IntegrityError("the state file is gone", _RESTORE) from None
+
+
+def _heads(store: Store, found: Found) -> tuple[Heads, Position]:
+    anchor = found.anchor
+    path = heads_path(anchor.heads_file)
+    try:
+        data = store.read(path, heads_file.MAX_SIZE)
+    except NotFound:
+        raise IntegrityError(f"{path} is gone", _RESTORE) from None
+    # The version first: a newer format may be hashed in another way.
+    if heads_file.hash_of(data) != anchor.heads:
+        raise IntegrityError(f"{path} is not the one that the anchor names", _RESTORE)
+    heads, since = Heads.decode(data, anchor.vault_id)
+    if since.offset > anchor.position.offset or since.seq > anchor.position.seq:
+        raise IntegrityError(f"{path} is newer than the anchor", _RESTORE)
+    return heads, since
