@@ -30,9 +30,9 @@ def context(kind: str, *fields: bytes | int) -> bytes:
 
     `context(kind, a) + field(b) == context(kind, a, b)`: a prefix that many objects share may be made once.
     """
-    name = kind.encode("ascii")
-    if not 1 <= len(name) <= 255:
-        raise Internal("a kind has 1 to 255 characters")
+    if not kind.isascii() or not 1 <= len(kind) <= 255:
+        raise Internal("a kind has 1 to 255 ascii characters")
+    name = kind.encode()
     return b"".join((_MAGIC, bytes([len(name)]), name, *map(field, fields)))
 
 

@@ -103,6 +103,8 @@ class SecretBytes:
         base = self._base
         if base is not None:
             _memzero(base, len(base))
+            if self._view is not None:
+                self._release()  # a view of a secret that nobody kept raises, instead of showing zeros
 
     def _live(self) -> sodium.Pointer:
         if self._base is None:

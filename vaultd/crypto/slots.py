@@ -177,8 +177,8 @@ class Slot:
             boxed_root=rest[_MARK : _MARK + BOXED_KEY],
             wrapped_public=rest[_MARK + BOXED_KEY :],
         )
-        # Label length over 64, bytes behind the label, version 0: all that the fields cannot show shows here.
-        if version != _VERSION or vault != vault_id or slot.serialise() != raw:
+        # A label length over 64, bytes behind the label: what the fields do not show, serialising again does.
+        if version != _VERSION or vault != vault_id or not _label_fits(label) or slot.serialise() != raw:
             raise _damaged()
         if slot.kind is SlotKind.PASSPHRASE:
             kdf.check_bounds(slot.profile, minimum=kdf.CHEAPEST)  # the caller's minimum comes before deriving
@@ -227,8 +227,8 @@ def new_slot(
     Raises:
         Invalid: a secret, a label or a cost outside its bounds.
     """
-    if len(label.encode()) > LABEL_MAX:
-        raise Invalid("slot label is longer than 64 bytes", "choose a shorter one")
+    if not _label_fits(label):
+        raise Invalid("slot label is longer than 64 bytes or holds control characters", "choose a plainer one")
     if kind is SlotKind.PASSPHRASE:
         try:
             kdf.check_bounds(profile, minimum=kdf.CHEAPEST)
@@ -333,6 +333,11 @@ def _slot_key(slot: Slot, secret: SecretBytes) -> Key:
     if slot.kind is SlotKind.PASSPHRASE:
         return kdf.argon2id(secret, slot.salt, slot.profile)
     return kdf.key_file_key(secret, slot.salt)
+
+
+def _label_fits(label: str) -> bool:
+    # Labels are listed while the vault is sealed and so nothing vouches for them yet: they must not steer a terminal.
+    return len(label.encode()) <= LABEL_MAX and not any(char < " " or "\x7f" <= char <= "\x9f" for char in label)
 
 
 def _mark(slot_key: Key, header: bytes) -> bytes:

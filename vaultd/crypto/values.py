@@ -35,6 +35,7 @@ __all__ = [
 VALUE_MAX: Final = 1 << 20
 """Bytes of the largest value, 1 MiB; the smallest has 1."""
 
+_ID: Final = 16
 _FLOOR: Final = 64
 _LENGTH: Final = 4
 _MIN_SEALED: Final = _FLOOR + OVERHEAD
@@ -45,16 +46,16 @@ _COPY_UP_TO: Final = 4096
 _LENGTH_OF: Final = struct.Struct(">I").unpack_from
 _NULL: Final = sodium.NULL
 _decrypt: Final = sodium.aead_decrypt
-_SUFFIX: Final = struct.Struct(">I16sIQ")
+_SUFFIX: Final = struct.Struct(">I16sIQ").pack
 """Two fields of associated data at once: secret id (16 bytes) and version (u64), each behind its length."""
 
 
 def pad(size: int) -> int:
     """The padded length of `size` bytes: Padmé, and never less than 64.
 
-    Padmé (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files", PoPETs 2019, section 4) keeps the leading
-    bits of a length and rounds the rest up: at most 12 % more, and O(log log size) bits of the length show. Below 64
-    nothing shows, because that is where API keys are.
+    Padmé (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs", PoPETs 2019)
+    keeps the leading bits of a length and rounds the rest up: at most 12 % more, and of a length up to 1 MiB one of 274
+    classes shows. Below 64 nothing shows, because that is where API keys are.
     """
     if size <= _FLOOR:
         return _FLOOR
@@ -71,9 +72,10 @@ def _check_size(size: int) -> None:
 
 
 def _suffix(secret_id: bytes, version: int) -> bytes:
-    if len(secret_id) != 16:
+    # The fixed layout would cut or fill an id of another length without a word.
+    if len(secret_id) != _ID:
         raise Internal("a secret's id has 16 bytes")
-    return _SUFFIX.pack(16, secret_id, 8, version)
+    return _SUFFIX(_ID, secret_id, 8, version)
 
 
 def new_data_key() -> Key:
@@ -83,12 +85,27 @@ def new_data_key() -> Key:
 
 def value_context(vault_id: bytes, tenant: bytes, secret_id: bytes, version: int) -> bytes:
     """A value's associated data."""
-    return context("value", vault_id, tenant) + _suffix(secret_id, version)
+    return _value_prefix(vault_id, tenant) + _suffix(secret_id, version)
 
 
 def data_key_context(vault_id: bytes, tenant: bytes, generation: int, secret_id: bytes, version: int) -> bytes:
     """A wrapped data key's associated data."""
-    return context("datakey", vault_id, tenant, generation) + _suffix(secret_id, version)
+    return _data_key_prefix(vault_id, tenant, generation) + _suffix(secret_id, version)
+
+
+def _value_prefix(vault_id: bytes, tenant: bytes) -> bytes:
+    _check_ids(vault_id, tenant)
+    return context("value", vault_id, tenant)
+
+
+def _data_key_prefix(vault_id: bytes, tenant: bytes, generation: int) -> bytes:
+    _check_ids(vault_id, tenant)
+    return context("datakey", vault_id, tenant, generation)
+
+
+def _check_ids(vault_id: bytes, tenant: bytes) -> None:
+    if len(vault_id) != _ID or len(tenant) != _ID:
+        raise Internal("a vault's id and a tenant's uid have 16 bytes")
 
 
 def wrap_data_key(
@@ -210,8 +227,8 @@ class Envelope:
 
     def __init__(self, vault_id: bytes, tenant: bytes, generation: int, data_key_key: Key) -> None:
         self._wrapping = data_key_key
-        self._data_key_prefix = context("datakey", vault_id, tenant, generation)
-        self._value_prefix = context("value", vault_id, tenant)
+        self._data_key_prefix = _data_key_prefix(vault_id, tenant, generation)
+        self._value_prefix = _value_prefix(vault_id, tenant)
         self._places: list[_Place] = []
 
     def seal(self, secret_id: bytes, version: int, value: SecretBytes) -> bytes:

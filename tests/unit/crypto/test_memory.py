@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import msgpack
 import pytest
@@ -17,6 +18,9 @@ import pytest
 from vaultd.crypto import sodium
 from vaultd.crypto.memory import Key, SecretBytes, arena_status, wipe
 from vaultd.errors import Internal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MARKER = b"sk-live-0123456789abcdef-marker!"
 
@@ -177,6 +181,14 @@ def test_view_is_released_by_wipe(secret: SecretBytes) -> None:
     secret.wipe()
     with pytest.raises(ValueError, match="released"):
         view[0]
+
+
+@pytest.mark.parametrize("maker", [SecretBytes.random, Key.random])
+def test_view_of_a_secret_that_nobody_kept_raises(maker: Callable[[], SecretBytes]) -> None:
+    """A view taken from a temporary is an error at once, not a row of zeros later."""
+    view = maker().view()
+    with pytest.raises(ValueError, match="released"):
+        bytes(view)
 
 
 def test_arena_place_still_looked_at_is_not_reused() -> None:
