@@ -148,7 +148,7 @@ class Handler(Protocol):
         ...
 
     def handle(self, connection: Connection, request: Request) -> Pending | Deferred:
-        """Decide one request and stage its record. The request's tail is zeroed when it has been answered.
+        """Decide one request and stage its record. Its tail is zeroed once it is answered: to keep it longer, copy it.
 
         Raises:
             VaultdError: refused; what was staged before is still made durable before the refusal leaves.
@@ -509,11 +509,11 @@ class Dispatcher:
         try:
             answer = pending.complete(ticket.error)
             if answer.secret is not None:
-                with answer.secret.view() as view:
-                    try:
-                        connection.answer(request.id, answer.keys, view, descriptor=answer.descriptor, secret=True)
-                    finally:
-                        answer.secret.wipe()
+                try:
+                    view = answer.secret.view()
+                    connection.answer(request.id, answer.keys, view, descriptor=answer.descriptor, secret=True)
+                finally:
+                    answer.secret.wipe()
             else:
                 connection.answer(request.id, answer.keys, answer.tail, descriptor=answer.descriptor)
         except VaultdError as error:
