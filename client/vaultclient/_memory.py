@@ -1,0 +1,59 @@
+"""Where values are while this process holds them: buffers that are wiped, and sealed memory files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Final
+
+from vaultclient.errors import ProtocolError, Unavailable
+from vaultd.protocol import MAX_VALUE
+
+__all__ = ["read_descriptor", "sealed_memfd"]
+
+MFD_NOEXEC_SEAL: Final = 0x0008  # Linux 6.3; without it a memfd may be made executable
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_NEEDED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
+
+
+def sealed_memfd(name: str, value: bytes | bytearray | memoryview) -> int:
+    """A new memory file that holds `value` and that nobody, not even its owner, can change; close-on-exec."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        descriptor = os.memfd_create(name, flags | MFD_NOEXEC_SEAL)
+    except OSError:  # EINVAL before Linux 6.3
+        descriptor = os.memfd_create(name, flags)
+    try:
+        rest = memoryview(value)
+        while len(rest) > 0:
+            rest = rest[os.write(descriptor, rest) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.fchmod(descriptor, 0o400)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_descriptor(descriptor: int) -> bytearray:
+    """The value in a received memory file, in a buffer to wipe; the descriptor's position stays.
+
+    Raises:
+        ProtocolError: it is not a sealed memory file of a value's size.
+    """
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError:
+        seals = 0
+    size = os.fstat(descriptor).st_size
+    if seals & _NEEDED != _NEEDED or not 1 <= size <= MAX_VALUE:
+        raise ProtocolError("the descriptor that came is not a sealed value", "is this daemon of the same version?")
+    value = bytearray(size)
+    view, done = memoryview(value), 0
+    while done < size:
+        count = os.preadv(descriptor, [view[done:]], done)
+        if count == 0:
+            raise Unavailable("the descriptor that came ends early")
+        done += count
+    return value
