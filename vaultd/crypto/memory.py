@@ -12,12 +12,10 @@ hold another key), so whoever wipes must first know that no call is under way.
 from __future__ import annotations
 
 import mmap
-from typing import Any, Final, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn, Self
 
 from vaultd.crypto import sodium
 from vaultd.errors import Internal
-
-_memzero: Final = sodium.memzero  # bound here so that `__del__` still finds it while the interpreter shuts down
 
 __all__ = ["ArenaStatus", "Buffer", "Key", "SecretBytes", "arena_status", "pointer_to", "wipe"]
 
@@ -44,6 +42,9 @@ class SecretBytes:
     """
 
     __slots__ = ("_base", "_size", "_start", "_view", "pointer")
+
+    # On the class, not the module: `__del__` must still find it when the interpreter has cleared the module's names.
+    _memzero: ClassVar = staticmethod(sodium.memzero)
 
     pointer: sodium.Pointer
     _base: sodium.Pointer | None
@@ -96,13 +97,13 @@ class SecretBytes:
         if base is not None:
             self.pointer = base
             del self.pointer
-            _memzero(base, len(base))
+            self._memzero(base, len(base))
             self._release()
 
     def __del__(self) -> None:
         base = self._base
         if base is not None:
-            _memzero(base, len(base))
+            self._memzero(base, len(base))
             if self._view is not None:
                 self._release()  # a view of a secret that nobody kept raises, instead of showing zeros
 
@@ -209,25 +210,19 @@ class _Arena:
         self._free.extend((view[at : at + sodium.KEY], start + at) for at in reversed(range(0, self.CHUNK, sodium.KEY)))
 
 
-_arena = _Arena()
-
-
-def arena_status() -> ArenaStatus:
-    """How much of the keys' memory is locked; less than mapped means RLIMIT_MEMLOCK was reached."""
-    return ArenaStatus(_arena.mapped, _arena.locked)
-
-
 class Key(SecretBytes):
     """A secret of exactly 32 bytes in the locked arena."""
 
     __slots__ = ("_place",)
+
+    _arena: ClassVar = _Arena()
 
     _place: memoryview
 
     def __init__(self) -> None:
         """An all-zero key, to be filled; use `take`, `copy_of` or `random` instead."""
         self._base = None
-        self._place, self.pointer = _arena.acquire()
+        self._place, self.pointer = self._arena.acquire()
         self._base = self.pointer
         self._start = 0
         self._size = sodium.KEY
@@ -272,12 +267,17 @@ class Key(SecretBytes):
         base, self._base = self._base, None
         if base is not None:
             del self.pointer
-            _memzero(base, sodium.KEY)
+            self._memzero(base, self._size)
             # Nor must a place that somebody still looks at come to hold another key.
             if self._release():
-                _arena.give_back(self._place, base)
+                self._arena.give_back(self._place, base)
 
     __del__ = wipe
+
+
+def arena_status() -> ArenaStatus:
+    """How much of the keys' memory is locked; less than mapped means RLIMIT_MEMLOCK was reached."""
+    return ArenaStatus(Key._arena.mapped, Key._arena.locked)
 
 
 def pointer_to(data: Buffer | SecretBytes) -> tuple[sodium.Pointer | bytes, int]:

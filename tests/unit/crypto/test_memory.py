@@ -319,3 +319,15 @@ def test_arena_without_lockable_memory() -> None:
     with os.fdopen(reader) as answer:
         assert answer.read() == "(3000, True, True)"
     assert status == 0
+
+
+def test_secrets_that_outlive_the_interpreters_modules() -> None:
+    """Keys and values that are still alive at exit are wiped without a word on stderr."""
+    script = (
+        "from vaultd.crypto.memory import Key, SecretBytes\n"
+        "held = [Key.random(), SecretBytes.random(100)]\n"
+        "views = [secret.view() for secret in held]\n"
+        "cycle = [Key.random(), views]\ncycle.append(cycle)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
