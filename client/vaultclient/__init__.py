@@ -5,30 +5,52 @@
     with Client() as vault, vault.lease("acme", "openai/prod", ttl=300, purpose="chat") as lease:
         call(lease.value)  # a buffer, wiped on exit; lease.fd() for a sealed memory file
 
-`AsyncClient` is the same for asyncio. Importing this package loads msgpack and the standard library only; asyncio comes
-with `AsyncClient`.
+`AsyncClient` is the same for asyncio. The names below are loaded on first use, so that `vaultctl` starts without what
+it does not need, and asyncio costs only those who use it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from vaultclient import errors
-from vaultclient._calls import Answer
-from vaultclient._client import Client
-from vaultclient._leases import Lease
-from vaultclient._runs import Run
-from vaultclient.errors import VaultError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from vaultclient._async import AsyncClient
+    from vaultclient import errors
+    from vaultclient._async import AsyncClient, AsyncLease, AsyncRun
+    from vaultclient._calls import Answer
+    from vaultclient._client import Client
+    from vaultclient._leases import Lease
+    from vaultclient._runs import Run
+    from vaultclient.errors import VaultError
 
-__all__ = ["Answer", "AsyncClient", "Client", "Lease", "Run", "VaultError", "errors"]
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncLease",
+    "AsyncRun",
+    "Client",
+    "Lease",
+    "Run",
+    "VaultError",
+    "errors",
+]
+
+_HOMES: Final = {
+    "Answer": "vaultclient._calls",
+    "AsyncClient": "vaultclient._async",
+    "AsyncLease": "vaultclient._async",
+    "AsyncRun": "vaultclient._async",
+    "Client": "vaultclient._client",
+    "Lease": "vaultclient._leases",
+    "Run": "vaultclient._runs",
+    "VaultError": "vaultclient.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncClient":  # importing asyncio takes longer than a whole sync request
-        from vaultclient._async import AsyncClient
-
-        return AsyncClient
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "errors":
+        return import_module("vaultclient.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -7,8 +7,7 @@ The parser checks requests and replies against these tables, `scripts/protocol_t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vaultd.protocol.fields import (
     ANY_MAP,
@@ -42,10 +41,10 @@ MAX_VALUE: Final = 1_048_576
 """Longest secret value: 1 MiB. Over `MAX_TAIL` it goes up in chunks and comes down as a sealed memfd."""
 
 Keys = Mapping[str, Kind]
+_NO_KEYS: Final[Keys] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(NamedTuple):
     """What may follow a header: what it is, and how many bytes."""
 
     what: str
@@ -62,8 +61,7 @@ JSON_LINES: Final = Tail("JSON lines", 0, MAX_TAIL)
 CHECKPOINT: Final = Tail("the signed statement", 1, MAX_TAIL)
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation of the protocol.
 
     Attributes:
@@ -79,24 +77,23 @@ class Operation:
     name: str
     who: str
     meaning: str
-    required: Keys = field(default_factory=dict)
-    optional: Keys = field(default_factory=dict)
+    required: Keys = _NO_KEYS
+    optional: Keys = _NO_KEYS
     tail: Tail = NO_TAIL
     rule: Callable[[Mapping[str, Any], int], str] | None = None
-    reply: Keys = field(default_factory=dict)
-    reply_optional: Keys = field(default_factory=dict)
+    reply: Keys = _NO_KEYS
+    reply_optional: Keys = _NO_KEYS
     reply_tail: Tail = NO_TAIL
     codes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One kind of push: its keys beside `event`."""
 
     name: str
     meaning: str
-    required: Keys = field(default_factory=dict)
-    optional: Keys = field(default_factory=dict)
+    required: Keys = _NO_KEYS
+    optional: Keys = _NO_KEYS
 
 
 COMMON_CODES: Final = (
