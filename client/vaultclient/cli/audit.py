@@ -1,0 +1,153 @@
+"""audit: show and export a trail, sign a checkpoint; verify needs no daemon and no key."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from vaultclient.cli.durations import instant
+from vaultclient.cli.failures import CliError
+from vaultclient.cli.group import family, verb
+from vaultclient.cli.offline import verify
+from vaultclient.cli.options import tenant_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultclient.cli.app import App
+
+__all__ = ["COMMANDS"]
+
+_WAIT: Final = 30
+"""Seconds that one question of --follow stays open in the daemon."""
+
+
+def _records(app: App, keys: dict[str, Any], *, follow: bool) -> Iterator[dict[str, Any]]:
+    """The trail's records in order; with `follow` it goes on until interrupted."""
+    after: str | None = None
+    while True:
+        asked = {**keys, **({} if after is None else {"after": after}), **({"wait": _WAIT} if follow else {})}
+        reply = app.call("audit.show", asked, timeout=_WAIT + 30)
+        for line in bytes(reply.tail).splitlines():
+            record = json.loads(line)
+            # The trail keeps a record's words in `body`, beside its place in the chain; readers want the words.
+            body = record.pop("body", None)
+            yield {**(body if isinstance(body, dict) else {}), **record}
+        advanced = reply.keys["next"] != after
+        after = reply.keys["next"]
+        if not follow and (not advanced or not reply.keys["count"] or reply.keys.get("more") is False):
+            return
+
+
+def _actor(record: dict[str, Any]) -> str:
+    actor = record.get("actor")
+    if not isinstance(actor, dict):
+        return str(actor or "-")
+    name = actor.get("service") or actor.get("kind") or "?"
+    return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
+
+
+def _what(record: dict[str, Any]) -> str:
+    words = []
+    if record.get("secret"):
+        version = f" v{record['version']}" if record.get("version") else ""
+        words.append(f"{record['secret']}{version}")
+    words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
+    return ", ".join(words)
+
+
+def _line(app: App, record: dict[str, Any]) -> None:
+    """One record for people, in columns that a stream of records keeps; what is too long goes on below."""
+    moment = str(record.get("time", "-"))[:19].replace("T", " ")
+    outcome = str(record.get("outcome", "-"))
+    head = f"{moment}  {record.get('kind', '-')!s:<14} {outcome:<7}"
+    style = {"denied": "red", "failed": "red", "counted": "yellow"}.get(outcome)
+    app.out.columns(head, f"{_actor(record)}  {_what(record)}".rstrip(), style=style)
+
+
+@verb("show")
+@click.argument("tenant", metavar="[TENANT]", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Wait for further records, until interrupted.")
+@click.option("--since", metavar="TIME", help="From then on: RFC 3339, or a span back from now such as 1h.")
+@click.option("--run", metavar="R", help="Only of this run.")
+@click.option("--secret", metavar="S", help="Only of this secret.")
+def show(app: App, tenant: str | None, follow: bool, since: str | None, run: str | None, secret: str | None) -> None:
+    """A TENANT's audit trail, or the vault's own. Times are UTC. Reading a tenant's trail is recorded in it."""
+    keys: dict[str, Any] = {"tenant": tenant, "of_run": run, "secret": secret}
+    keys = {name: what for name, what in keys.items() if what is not None}
+    if since is not None:
+        keys["since"] = instant(since, "--since", now=time.time(), backward=True)
+    empty = True
+    for record in _records(app, keys, follow=follow):
+        empty = False
+        if app.as_json:
+            app.out.json_line(record)
+        else:
+            _line(app, record)
+        if follow:
+            app.out.stdout.flush()
+    if empty:
+        app.out.note("no records")
+
+
+@verb("export")
+@tenant_argument
+@click.option("--out", metavar="F", required=True, help="The file to write, mode 0600; - is standard output.")
+def export(app: App, tenant: str, out: str) -> None:
+    """A tenant's own chain, as JSON lines that can be checked on their own and tell nothing of other tenants."""
+    count = 0
+
+    def pages() -> Iterator[bytearray]:
+        nonlocal count
+        after: str | None = None
+        while True:
+            reply = app.call("audit.export", {"tenant": tenant, **({} if after is None else {"after": after})})
+            count += reply.keys["count"]
+            yield reply.tail
+            advanced = reply.keys["next"] != after
+            after = reply.keys["next"]
+            if not advanced or not reply.tail or reply.keys.get("more") is False:
+                return
+
+    if out == "-":
+        for page in pages():
+            app.out.write_bytes(page)
+        return
+    from vaultclient.cli.files import private_file
+
+    with private_file(out) as target:
+        for page in pages():
+            target.write(page)
+    app.out.done(
+        f"{count} records of {tenant} are in {out}",
+        {"tenant": tenant, "out": out, "records": count, "size": target.size},
+    )
+
+
+@verb("checkpoint")
+@click.option("--out", metavar="F", help="The file to write, mode 0600; standard output when left out.")
+def checkpoint(app: App, out: str | None) -> None:
+    """A signed statement of the log's size and head. Kept elsewhere, it shows later if the log was cut or rewritten."""
+    statement = app.call("audit.checkpoint").tail
+    if not statement:
+        raise CliError("protocol", "the daemon sent no checkpoint")
+    if out is None or out == "-":
+        if app.as_json:
+            app.out.json_line({"checkpoint": bytes(statement).decode("utf-8")})
+        else:
+            app.out.write_bytes(statement)
+        return
+    from vaultclient.cli.files import private_file
+
+    with private_file(out) as target:
+        target.write(statement)
+    app.out.done(f"the checkpoint is in {out}: keep it on another machine", {"out": out, "size": target.size})
+    app.out.next(f"vaultctl audit verify --checkpoint {out}")
+
+
+COMMANDS = {
+    "audit": family("audit", "The audit trail: show, verify, export, checkpoint.", show, verify, export, checkpoint)
+}

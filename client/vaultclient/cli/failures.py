@@ -1,0 +1,103 @@
+"""How vaultctl fails: one voice on standard error, one exit code for each error code, nothing of a secret in either.
+
+Loads neither click nor the client, so that a failure costs no more than a success.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from vaultd.protocol.codes import exit_code
+
+__all__ = ["CliError", "Stopped", "describe", "plain", "report"]
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""128 + SIGPIPE: what a shell reports for any other program whose reader went away."""
+
+
+class CliError(Exception):
+    """vaultctl itself found something wrong.
+
+    Args:
+        code: one of `vaultd.protocol.codes`.
+        message: lower case, no period, no secret.
+        hint: what to do next; may be empty.
+        status: the exit code, where it is not the code's own (`run` keeps 125 to 127 for itself).
+        usage: the command line itself is wrong.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.status = status
+
+
+class Stopped(Exception):
+    """Ends the command with an exit status and no further words, such as a child's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def plain(text: object) -> str:
+    """Text as it may reach a terminal: control characters (escape sequences among them) spelt out, not obeyed."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _errno_words(error: OSError) -> str:
+    words = (error.strerror or type(error).__name__).lower()
+    return f"{error.filename}: {words}" if error.filename is not None else words
+
+
+def describe(error: Exception) -> tuple[str, str, str]:
+    """An exception as (code, message, hint).
+
+    Errors of the client and of the offline verbs carry the three themselves. What nobody foresaw is told by its type
+    and place alone: the text of an exception may quote the bytes it stumbled over.
+    """
+    code = getattr(error, "code", None)
+    if isinstance(code, str):
+        message = getattr(error, "message", None)
+        hint = getattr(error, "hint", None)
+        return code, message if isinstance(message, str) else str(error), hint if isinstance(hint, str) else ""
+    if isinstance(error, OSError):
+        return "io", _errno_words(error), ""
+    if isinstance(error, MemoryError):
+        return "io", "not enough memory", ""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+        place = f" at {file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return "internal", f"unexpected {type(error).__name__}{place}", "this is a bug: please report it with the command"
+
+
+def report(error: Exception, *, as_json: bool, stream: TextIO | None = None, colour: bool = False) -> int:
+    """Say what went wrong on standard error; returns the exit code."""
+    stream = stream if stream is not None else sys.stderr
+    code, message, hint = describe(error)
+    if as_json:
+        import json
+
+        text = json.dumps({"error": {"code": code, "message": message, "hint": hint}}) + "\n"
+    else:
+        red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+        text = f"vaultctl: {red}error:{off} {plain(message)}\n"
+        if hint:
+            text += f"{dim}hint:{off} {plain(hint)}\n"
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        pass  # nobody listens on standard error; the exit code still says it
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else exit_code(code)

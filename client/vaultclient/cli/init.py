@@ -1,0 +1,55 @@
+"""init: a new vault, made without a daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vaultclient.cli import offline
+from vaultclient.cli.group import verb
+from vaultclient.cli.inputs import slot_secret
+from vaultclient.cli.options import slot_options, user_number
+
+if TYPE_CHECKING:
+    from vaultclient.cli.app import App
+
+__all__ = ["COMMANDS"]
+
+
+@verb("init")
+@click.option("--dir", "directory", metavar="DIR", help=offline.DIRECTORY_HELP)
+@click.option("--admin-uid", "admins", metavar="U", multiple=True, help="Who may be admin: uid or user. Repeatable.")
+@click.option("--label", metavar="WORDS", help="What the first key slot is for.")
+@slot_options
+def init(
+    app: App,
+    directory: str | None,
+    admins: tuple[str, ...],
+    label: str | None,
+    passphrase_file: str | None,
+    key_file: str | None,
+) -> None:
+    """Make a new vault and its first key slot. Prints what to keep elsewhere, once. Needs no daemon.
+
+    Without --admin-uid, the vault's owner is its admin.
+    """
+    uids = [user_number(admin) for admin in admins]
+    place = directory if directory is not None else offline.default_directory()
+    question = "passphrase of the new vault"
+    with slot_secret(passphrase_file, key_file, app.out, question=question, confirm=True) as (kind, secret):
+        made = offline.create(place, kind, secret, label or "", uids)
+    app.out.record(
+        made,
+        [("vault", made["vault"]), ("directory", made["dir"]), ("checkpoint key", made["checkpoint_key"])],
+    )
+    app.out.note(
+        "keep the vault's id and the checkpoint key on another machine: they tell later whether the record is whole"
+    )
+    app.out.note("the passphrase or key file is kept by you alone: without it nothing opens the vault, ever")
+    app.out.next(
+        "vaultd, then vaultctl unseal" if directory is None else f"vaultd --dir {directory}, then vaultctl unseal"
+    )
+
+
+COMMANDS = {"init": init}

@@ -1,0 +1,161 @@
+"""init, check and audit verify work on a vault's directory, without a daemon.
+
+The only module of the client that imports the vault, and only when one of these verbs is called: agents install the
+client without it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from vaultclient.cli.failures import CliError
+from vaultclient.cli.group import verb
+from vaultclient.cli.inputs import read_file, slot_secret
+from vaultclient.cli.options import slot_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vaultclient.cli.app import App
+
+__all__ = ["COMMANDS", "DIRECTORY_HELP", "create", "default_directory", "verify"]
+
+_MAX_CHECKPOINT: Final = 65_536
+
+DIRECTORY_HELP: Final = "The vault's directory; root: /var/lib/vaultd, a user: $XDG_STATE_HOME/vaultd."
+
+
+def _vault() -> Any:
+    try:
+        from vaultd.vault import offline
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "vaultd":
+            raise
+        raise CliError(
+            "unavailable",
+            f"this verb needs the daemon's libraries, and {error.name} is missing",
+            "pip install 'vaultd[all]'",
+        ) from None
+    return offline
+
+
+def default_directory() -> str:
+    """Where vaultd keeps its vault when nobody says otherwise."""
+    if os.geteuid() == 0:
+        return "/var/lib/vaultd"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "vaultd")
+
+
+def create(directory: str, kind: str, secret: bytearray, label: str, admins: Sequence[int]) -> dict[str, Any]:
+    """Make a vault; returns what its owner must keep."""
+    made = _vault().init(directory, secret=secret, kind=kind, label=label, admin_uids=list(admins))
+    return {
+        "vault": made.vault_id.hex(),
+        "dir": os.path.abspath(directory),
+        "checkpoint_key": made.checkpoint_public.hex(),
+        "slot": made.slot_id,
+    }
+
+
+def _lines(app: App, heading: str, texts: Sequence[str]) -> None:
+    if texts:
+        app.out.say(heading)
+        for text in texts:
+            app.out.columns("  -", text)
+
+
+@verb("verify")
+@click.option("--dir", "directory", metavar="DIR", help=DIRECTORY_HELP)
+@click.option(
+    "--checkpoint", metavar="F", help="A checkpoint kept elsewhere: rules out that the log was cut or rewritten."
+)
+@click.option(
+    "--checkpoint-key", metavar="HEX", help="The checkpoint key that init printed; the vault's own when left out."
+)
+def verify(app: App, directory: str | None, checkpoint: str | None, checkpoint_key: str | None) -> None:
+    """Check the audit chain, without a daemon and without keys; names the first bad line. Ends with 65 if there is one.
+
+    Says what it could rule out and what not: a chain without a key can be rewritten whole, unless a checkpoint is kept
+    elsewhere.
+    """
+    place = directory if directory is not None else default_directory()
+    statement = bytes(read_file(checkpoint, _MAX_CHECKPOINT, "the checkpoint")) if checkpoint is not None else None
+    key = _hex(checkpoint_key) if checkpoint_key is not None else None
+    found = _vault().verify(place, checkpoint=statement, checkpoint_key=key)
+    verdict = found.verdict
+    about: dict[str, Any] = {
+        "verified": found.ok,
+        "file": found.file,
+        "lines": verdict.lines,
+        "vault": found.vault_id.hex() if found.vault_id is not None else None,
+        "trails": found.trails,
+        "seq": verdict.seq,
+        "head": verdict.head.hex(),
+        "ruled_out": list(found.ruled_out),
+        "not_ruled_out": list(found.not_ruled_out),
+        "notes": list(found.notes),
+    }
+    if not found.ok:
+        about.update(line=verdict.bad_line, reason=verdict.reason)
+        if app.as_json:
+            app.out.json_line(about)
+        where = os.path.join(os.path.basename(os.path.dirname(found.file)), os.path.basename(found.file))
+        raise CliError(
+            "integrity",
+            f"{where}: line {verdict.bad_line}: {verdict.reason}",
+            f"the {verdict.bad_line - 1} lines before it verify; nothing from it on can be relied upon",
+        )
+    if app.as_json:
+        app.out.json_line(about)
+        return
+    app.out.say(f"{verdict.lines} lines of {found.trails} trails verify; head {verdict.head.hex()[:16]}...")
+    _lines(app, "ruled out:", found.ruled_out)
+    _lines(app, "not ruled out:", found.not_ruled_out)
+    _lines(app, "notes:", found.notes)
+    if checkpoint is None:
+        app.out.next("vaultctl audit checkpoint --out FILE, and keep FILE on another machine")
+
+
+def _hex(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise CliError("invalid", "--checkpoint-key is not 64 hex digits", "init printed it")
+    return key
+
+
+@verb("check")
+@click.option("--dir", "directory", metavar="DIR", help=DIRECTORY_HELP)
+@click.option("--ask", is_flag=True, help="Ask for the passphrase, to check every seal as well.")
+@slot_options
+def check(app: App, directory: str | None, ask: bool, passphrase_file: str | None, key_file: str | None) -> None:
+    """Check every file of a vault that no daemon has open: its structure and, with a slot's secret, every seal."""
+    place = directory if directory is not None else default_directory()
+    if ask or passphrase_file is not None or key_file is not None:
+        with slot_secret(passphrase_file, key_file, app.out) as (kind, secret):
+            found = _vault().check(place, kind=kind, secret=secret)
+    else:
+        found = _vault().check(place)
+    _report_check(app, found)
+
+
+def _report_check(app: App, found: Any) -> None:
+    """What `vaultd.vault.offline.check` found, as data; ends with 65 when something is wrong."""
+    problems = [str(problem) for problem in found.problems]
+    about = {"ok": not problems, "seals": found.seals, "files": found.files, "problems": problems}
+    if app.as_json:
+        app.out.json_line(about)
+    else:
+        app.out.say(f"{found.files} files checked" + (", every seal as well" if found.seals else ", structure alone"))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CliError("integrity", problems[0] + more, "the files named do not verify; restore them from a copy")
+
+
+COMMANDS = {"check": check}

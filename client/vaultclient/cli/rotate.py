@@ -1,0 +1,66 @@
+"""rotate: new root key, new tenant key, a secret's new value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vaultclient.cli import inputs
+from vaultclient.cli.group import family, verb
+from vaultclient.cli.options import secret_argument, tenant_argument, value_options
+from vaultclient.cli.secrets import NEVER_ARGV, stored_newline
+
+if TYPE_CHECKING:
+    from vaultclient.cli.app import App
+
+__all__ = ["COMMANDS"]
+
+
+def _receipt(receipt: dict[str, Any]) -> list[tuple[str, object]]:
+    return [(key.replace("_", " "), what) for key, what in receipt.items()]
+
+
+@verb("root")
+def root(app: App) -> None:
+    """A new root key: every tenant's keys are wrapped anew, and every slot still opens. Values stay as they are."""
+    receipt = app.call("rotate.root", slow=True).keys["receipt"]
+    app.out.record({"rotated": "root", "receipt": receipt}, [("rotated", "root key"), *_receipt(receipt)])
+    app.out.next("vaultctl audit checkpoint --out FILE")
+
+
+@verb("tenant")
+@tenant_argument
+def tenant(app: App, tenant: str) -> None:
+    """A new key for a tenant: its data keys are wrapped anew. Values, runs and leases stay as they are."""
+    receipt = app.call("rotate.tenant", {"tenant": tenant}, slow=True).keys["receipt"]
+    app.out.record(
+        {"rotated": "tenant", "tenant": tenant, "receipt": receipt},
+        [("rotated", f"key of {tenant}"), *_receipt(receipt)],
+    )
+    app.out.next(f"vaultctl tenant show {tenant}")
+
+
+@verb("secret", extra_hint=NEVER_ARGV)
+@tenant_argument
+@secret_argument
+@value_options
+def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: bool) -> None:
+    """A new value for a secret that is there, read as put reads it. Holders are told; their leases run on."""
+    value = inputs.value(file, f"new value of {tenant} {secret}", strip_newline=strip_newline)
+    newline = value.endswith(b"\n")
+    try:
+        reply = app.send_value("rotate.secret", {"tenant": tenant, "secret": secret}, value)
+    finally:
+        inputs.wipe(value)
+    holders = reply.get("holders")
+    told = "" if holders is None else f"; {holders} holder{'s' * (holders != 1)} told"
+    app.out.done(
+        f"{tenant} {secret}: version {reply['version']} is current{told}",
+        {"rotated": "secret", "tenant": tenant, "secret": secret, **reply},
+    )
+    stored_newline(app, newline)
+    app.out.next(f"vaultctl leases {tenant}")
+
+
+COMMANDS = {
+    "rotate": family("rotate", "New keys for the vault or a tenant, or a new value for a secret.", root, tenant, secret)
+}
