@@ -27,7 +27,7 @@ __all__ = [
     "promote",
     "put",
     "restore",
-    "set_facts",
+    "set_metadata",
     "ungrant",
 ]
 
@@ -150,7 +150,7 @@ def delete(state: TenantState, name: SecretName) -> dict[str, Any]:
     return {"op": "delete", "id": state.secret(name).id}
 
 
-def set_facts(
+def set_metadata(
     state: TenantState, name: SecretName, *, now: int, description: str | None, rotate_after: int | None
 ) -> dict[str, Any]:
     """What people read about a secret changes; its versions do not.

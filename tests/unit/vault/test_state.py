@@ -202,7 +202,7 @@ def test_facts_are_kept_until_replaced() -> None:
     book.put()
     secret = book.state.secret(NAME)
     assert (secret.description, secret.rotate_after) == ("main key", 3600)
-    book.write(changes.set_facts(book.state, NAME, now=book.now, description="", rotate_after=0))
+    book.write(changes.set_metadata(book.state, NAME, now=book.now, description="", rotate_after=0))
     assert (secret.description, secret.rotate_after) == ("", 0)
 
 
@@ -225,7 +225,7 @@ def test_facts_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
         book.put(**options)
     assert book.states() == {1: "current"}
     with pytest.raises(Invalid):
-        changes.set_facts(book.state, NAME, now=book.now, description=None, rotate_after=None)
+        changes.set_metadata(book.state, NAME, now=book.now, description=None, rotate_after=None)
 
 
 def test_grants_come_and_go() -> None:
@@ -298,7 +298,7 @@ def perform(book: Book, operation: str, name: str, number: int, grace: int) -> N
         case "delete":
             book.write(changes.delete(book.state, known))
         case "set":
-            book.write(changes.set_facts(book.state, known, now=now, description=f"text {number}", rotate_after=number))
+            book.write(changes.set_metadata(book.state, known, now=now, description=f"text {number}", rotate_after=number))
         case "rollback":
             book.put(name, source=changes.restore(book.state, known, number, now=now).number)
         case "wait":
