@@ -4,7 +4,8 @@
 
 Why a pair: rotating the root must box the new root key for every slot without anybody's secret at hand, and whoever
 kept the old root key must not be able to open the new one. Why the public key is stored only wrapped, under the wrap
-key: somebody with the disk alone then has nothing to try guesses on but what costs Argon2id a time.
+key: a box does not say who made it, so whoever knew the public key could put a root key of their own into the slot, and
+the true passphrase would open their vault. With the disk alone there is nothing to do but to pay Argon2id per guess.
 
 A slot has 412 bytes, integers big-endian:
 
