@@ -229,7 +229,9 @@ def new_slot(
         Invalid: a secret, a label or a cost outside its bounds.
     """
     if not _label_fits(label):
-        raise Invalid("slot label is longer than 64 bytes or holds control characters", "choose a plainer one")
+        raise Invalid("slot label is longer than 64 bytes or not plain text", "choose one without control characters")
+    if not 0 <= slot_id < 1 << 32 or not 0 <= created < 1 << 64:
+        raise Internal("a slot's id has 32 bits, its time of creation 64")
     if kind is SlotKind.PASSPHRASE:
         try:
             kdf.check_bounds(profile, minimum=kdf.CHEAPEST)
@@ -338,7 +340,10 @@ def _slot_key(slot: Slot, secret: SecretBytes) -> Key:
 
 def _label_fits(label: str) -> bool:
     # Labels are listed while the vault is sealed and so nothing vouches for them yet: they must not steer a terminal.
-    return len(label.encode()) <= LABEL_MAX and not any(char < " " or "\x7f" <= char <= "\x9f" for char in label)
+    # Surrogates are what the command line makes of bytes that are not UTF-8.
+    if any(char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff" for char in label):
+        return False
+    return len(label.encode()) <= LABEL_MAX
 
 
 def _mark(slot_key: Key, header: bytes) -> bytes:

@@ -24,11 +24,13 @@ from vaultd.errors import Internal, Invalid
 __all__ = [
     "VALUE_MAX",
     "Envelope",
+    "data_key_context",
     "new_data_key",
     "open_value",
     "pad",
     "seal_value",
     "unwrap_data_key",
+    "value_context",
     "wrap_data_key",
 ]
 
@@ -238,9 +240,13 @@ class Envelope:
             Invalid: the value is empty or longer than 1 MiB.
         """
         suffix = _suffix(secret_id, version)
-        with new_data_key() as data_key:
-            sealed = _seal(data_key, self._value_prefix + suffix, value, None)
-            return wrap(self._wrapping, self._data_key_prefix + suffix, data_key) + sealed
+        place = self._borrow()
+        try:
+            sodium.randombytes(place.key.pointer, sodium.KEY)  # the version's own data key
+            sealed = _seal(place.key, self._value_prefix + suffix, value, None)
+            return wrap(self._wrapping, self._data_key_prefix + suffix, place.key) + sealed
+        finally:
+            self._give_back(place)
 
     def open(self, secret_id: bytes, version: int, attachment: bytes) -> SecretBytes:
         """The value of an attachment.
@@ -257,8 +263,7 @@ class Envelope:
         text: sodium.Pointer | bytes = (
             attachment[_TEXT:] if padded <= _COPY_UP_TO else sodium.from_buffer(attachment) + _TEXT
         )
-        # A place to unwrap into is kept for the next call; two threads at once each find or make their own.
-        place = self._places.pop() if self._places else _Place()
+        place = self._borrow()
         data_key = place.key.pointer
         try:
             if not open_wrapped(
@@ -271,8 +276,7 @@ class Envelope:
                 raise does_not_open()
             return _open(data_key, self._value_prefix + suffix, nonce, text, padded)
         finally:
-            sodium.memzero(data_key, sodium.KEY)
-            self._places.append(place)
+            self._give_back(place)
 
     def rewrap(self, target: Envelope, secret_id: bytes, version: int, attachment: bytes) -> bytes:
         """The same attachment under another generation's key: the data key wrapped anew, the value untouched.
@@ -283,6 +287,23 @@ class Envelope:
         if len(attachment) < WRAPPED_KEY + _MIN_SEALED:
             raise does_not_open()
         suffix = _suffix(secret_id, version)
-        wrapped = attachment[:WRAPPED_KEY]
-        with unwrap_key(self._wrapping, self._data_key_prefix + suffix, wrapped) as data_key:
-            return wrap(target._wrapping, target._data_key_prefix + suffix, data_key) + attachment[WRAPPED_KEY:]
+        nonce, wrapped, commitment, _ = _SPLIT(attachment)
+        place = self._borrow()
+        try:
+            key, aad = self._wrapping.pointer, self._data_key_prefix + suffix
+            if not open_wrapped(place.key.pointer, key, aad, (nonce, wrapped, commitment), place.scratch):
+                raise does_not_open()
+            return wrap(target._wrapping, target._data_key_prefix + suffix, place.key) + attachment[WRAPPED_KEY:]
+        finally:
+            self._give_back(place)
+
+    def _borrow(self) -> _Place:
+        # A place is kept for the next call; of two threads at once, each finds or makes its own.
+        try:
+            return self._places.pop()
+        except IndexError:
+            return _Place()
+
+    def _give_back(self, place: _Place) -> None:
+        sodium.memzero(place.key.pointer, sodium.KEY)
+        self._places.append(place)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from vaultd.crypto import sodium
 from vaultd.crypto.labels import COMMIT
 from vaultd.crypto.memory import Buffer, Key, SecretBytes, pointer_to
-from vaultd.crypto.primitives import does_not_open, padded_label, random_bytes
+from vaultd.crypto.primitives import does_not_open, padded_label
 from vaultd.errors import Internal
 
 __all__ = ["COMMITMENT", "WRAPPED_KEY", "WRAP_OVERHEAD", "unwrap", "unwrap_key", "wrap"]
@@ -46,13 +46,15 @@ def wrap(key: Key, aad: bytes, secret: SecretBytes | Buffer, *, nonce: bytes | N
         nonce: only for generators of golden files; 24 bytes, never the same twice under one key.
     """
     source, size = pointer_to(secret)
+    wrapped = bytearray(size + WRAP_OVERHEAD)
+    out = sodium.from_buffer(wrapped)
     if nonce is None:
-        nonce = random_bytes(sodium.NONCE)
+        sodium.randombytes(out, sodium.NONCE)
+        nonce = bytes(wrapped[: sodium.NONCE])
     elif len(nonce) != sodium.NONCE:
         raise Internal("a nonce has 24 bytes")
-    wrapped = bytearray(size + WRAP_OVERHEAD)
-    wrapped[: sodium.NONCE] = nonce
-    out = sodium.from_buffer(wrapped)
+    else:
+        wrapped[: sodium.NONCE] = nonce
     text = out + sodium.NONCE
     _encrypt(text, _NULL, source, size, aad, len(aad), _NULL, nonce, key.pointer)
     bound = nonce + aad

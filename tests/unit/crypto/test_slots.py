@@ -303,6 +303,7 @@ def test_bad_input(vault: Vault) -> None:
         {"label": "\x1b[2J"},
         {"label": "\x9b2J"},
         {"label": "nul\0"},
+        {"label": "\udcff"},
         {"secret": SecretBytes.take(bytearray())},
         {"secret": SecretBytes.take(bytearray(4097))},
         {"profile": kdf.Profile(1, 1 << 21, 1)},
@@ -313,8 +314,9 @@ def test_bad_input(vault: Vault) -> None:
     for size in (31, 4097):
         with pytest.raises(Invalid):
             vault.slot(SlotKind.KEY_FILE, secret=SecretBytes.take(bytearray(size)))
-    with pytest.raises(Internal):
-        vault.slot(vault_id=bytes(15))
+    for changed in ({"vault_id": bytes(15)}, {"slot_id": -1}, {"slot_id": 1 << 32}, {"created": -1}):
+        with pytest.raises(Internal):
+            vault.slot(**changed)
     assert vault.slot(label="x" * 64).label == "x" * 64
     assert vault.slot(label="").label == ""
 
