@@ -5,5 +5,6 @@ from __future__ import annotations
 from vaultd.store.directory import DirectoryStore
 from vaultd.store.interface import AppendFile, SlotFile, Store
 from vaultd.store.memory import Fault, MemoryStore, PowerCut
+from vaultd.store.overlay import OverlayStore
 
-__all__ = ["AppendFile", "DirectoryStore", "Fault", "MemoryStore", "PowerCut", "SlotFile", "Store"]
+__all__ = ["AppendFile", "DirectoryStore", "Fault", "MemoryStore", "OverlayStore", "PowerCut", "SlotFile", "Store"]
