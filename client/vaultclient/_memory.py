@@ -24,11 +24,12 @@ def sealed_memfd(name: str, value: bytes | bytearray | memoryview) -> int:
     except OSError:  # EINVAL before Linux 6.3
         descriptor = os.memfd_create(name, flags)
     try:
-        rest = memoryview(value)
-        while len(rest) > 0:
-            rest = rest[os.write(descriptor, rest) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.fchmod(descriptor, 0o400)
+        view, done = memoryview(value), 0
+        while done < len(view):
+            done += os.pwrite(descriptor, view[done:], done)  # the offset, shared with whoever gets it, stays at 0
+        os.fchmod(
+            descriptor, 0o444
+        )  # opening /dev/fd/N asks for this under the opener's uid; reaching it is guarded apart
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)

@@ -99,8 +99,8 @@ SECRET: Final = text(512, least=0)
 """A secret's name or pattern; twice the longest valid one."""
 WORD: Final = text(128)
 """A public id (`run_…`, `lease_…`, `grant_…`) or another short word."""
-CURSOR: Final = text(128)
-"""Where a listing goes on: a reply's `next`, opaque to the client."""
+CURSOR: Final = text(512)
+"""Where a listing goes on: a reply's `next`, opaque to the client; long enough for the longest name."""
 DESCRIPTION: Final = text(1_024, least=0)
 TEXT: Final = text(4_096, least=0)
 PATH: Final = text(4_096)

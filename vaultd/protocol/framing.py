@@ -180,14 +180,13 @@ class FrameDecoder:
         return RemoteProtocolError(self._broken)
 
     def _make_room(self) -> None:
-        """Move what waits to the front, into a larger buffer where it fills this one."""
-        waiting = self._end - self._start
-        if self._start and waiting <= len(self._buffer) // 2:
+        """Move what waits to the front, or, where that gains little, into a buffer of twice the size."""
+        waiting, largest = self._end - self._start, LENGTH_SIZE + MAX_FRAME
+        if self._start >= len(self._buffer) // 4 > 0 or (self._start and len(self._buffer) == largest):
             self._view[:waiting] = self._view[self._start : self._end]  # memmove: the two may overlap
             self._view[waiting : self._end] = bytes(self._end - waiting)
             self._start, self._end = 0, waiting
             return
-        largest = LENGTH_SIZE + MAX_FRAME
         if waiting >= largest:
             raise LocalProtocolError("reading goes on although a whole frame waits: take it first")
         self._replace(min(max(SMALL_BUFFER, 2 * len(self._buffer)), largest))

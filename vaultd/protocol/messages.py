@@ -145,9 +145,19 @@ class _Shape:
                 return f"{key} is missing"
         return ""
 
+    def lacks(self, keys: Mapping[str, Any]) -> str:
+        """As `wrong`, of the required keys only: others are not looked at."""
+        for key in self._required:
+            if key not in keys:
+                return f"{key} is missing"
+            if not self._accepts[key](keys[key]):
+                return f"{key} is not {self._kinds[key].label}"
+        return ""
+
 
 _REQUESTS: Final = {name: _Shape(known.required, known.optional) for name, known in OPERATIONS.items()}
 _REPLIES: Final = {name: _Shape(known.reply, known.reply_optional) for name, known in OPERATIONS.items()}
+_ITEMS: Final = {name: _Shape(known.items, {}) for name, known in OPERATIONS.items() if known.items}
 _PUSHES: Final = {name: _Shape(known.required, known.optional) for name, known in EVENTS.items()}
 _ERROR: Final = _Shape({"code": WORD, "message": TEXT}, {"hint": TEXT})
 
@@ -281,6 +291,11 @@ def parse_from_server(frame: Frame, outstanding: Mapping[int, str]) -> Reply | P
     wrong = _REPLIES[op].wrong(header) or _wrong_tail(len(frame.tail), OPERATIONS[op].reply_tail)
     if wrong:
         raise RemoteProtocolError(f"reply to {op}: {wrong}")
+    listed = _ITEMS.get(op)
+    if listed is not None:
+        wrong = next(filter(None, map(listed.lacks, header["items"])), "")
+        if wrong:
+            raise RemoteProtocolError(f"reply to {op}: an item's {wrong}")
     memfd = header.pop("memfd", False)
     if memfd and frame.tail:
         raise RemoteProtocolError(f"reply to {op}: a value comes as the tail or as a descriptor, not both")

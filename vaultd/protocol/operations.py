@@ -70,6 +70,7 @@ class Operation(NamedTuple):
         tail: what the request carries behind its header.
         rule: a check over several keys and the tail's length; the text it returns says what is wrong, "" is right.
         reply, reply_optional, reply_tail: the same of a reply with `ok` true, beside `id` and `ok`.
+        items, items_optional: keys of each map in the reply's `items`; more may be there, optional ones may be nil.
         codes: codes that this operation can answer beside `COMMON_CODES`.
         meaning: one line.
     """
@@ -84,6 +85,8 @@ class Operation(NamedTuple):
     reply: Keys = _NO_KEYS
     reply_optional: Keys = _NO_KEYS
     reply_tail: Tail = NO_TAIL
+    items: Keys = _NO_KEYS
+    items_optional: Keys = _NO_KEYS
     codes: tuple[str, ...] = ()
 
 
@@ -125,6 +128,17 @@ def _one_target(keys: Mapping[str, Any], _tail: int) -> str:
     return ""
 
 
+_GRANT_OPTIONS: Final[Keys] = {
+    "can": texts(16, least=1, each=32),
+    "purposes": texts(32, least=1, each=128),
+    "deliver": texts(8, least=1, each=32),
+    "max_ttl": DURATION,
+    "max_uses": integer(-(2**31), 2**31 - 1, "i32"),
+    "rate": RATE,
+    "hours": text(64, least=0),
+    "tz": text(64, least=0),
+    "expires": INSTANT,
+}
 _SLOT_KIND: Final = choice("passphrase", "key-file")
 _DELIVERY: Final = choice("fd", "env", "print")
 _PAGE: Final[Keys] = {"after": CURSOR, "limit": integer(1, 1_024)}
@@ -209,7 +223,14 @@ _ALL: Final = (
         reply={"slot": UINT32},
         codes=("invalid", "busy", "conflict", "quota", *_STORE),
     ),
-    Operation("slot.list", _ADMIN, "the key slots, without their secrets", reply=_LISTED),
+    Operation(
+        "slot.list",
+        _ADMIN,
+        "the key slots, without their secrets",
+        reply=_LISTED,
+        items={"slot": UINT32, "kind": WORD},
+        items_optional={"label": DESCRIPTION, "created": INSTANT},
+    ),
     Operation(
         "slot.remove",
         _ADMIN,
@@ -226,7 +247,16 @@ _ALL: Final = (
         reply_optional={"uid": WORD},
         codes=("invalid", "exists", "conflict", *_STORE),
     ),
-    Operation("tenant.list", _ADMIN, "the tenants", optional=_PAGE, reply=_LISTED, reply_optional=_MORE),
+    Operation(
+        "tenant.list",
+        _ADMIN,
+        "the tenants",
+        optional=_PAGE,
+        reply=_LISTED,
+        items=_TENANT,
+        items_optional={"state": WORD, "created": INSTANT, "uid": WORD},
+        reply_optional=_MORE,
+    ),
     Operation(
         "tenant.show",
         "admin; can manage",
@@ -290,6 +320,14 @@ _ALL: Final = (
         required=_TENANT,
         optional=_PAGE,
         reply=_LISTED,
+        items={"secret": SECRET},
+        items_optional={
+            "version": UINT32,
+            "created": INSTANT,
+            "updated": INSTANT,
+            "description": DESCRIPTION,
+            "rotate_after": DURATION,
+        },
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -300,6 +338,8 @@ _ALL: Final = (
         required=_TENANT_SECRET,
         optional=_PAGE,
         reply=_LISTED,
+        items={"version": UINT32, "state": WORD},
+        items_optional={"created": INSTANT, "grace_until": INSTANT},
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -342,7 +382,16 @@ _ALL: Final = (
         optional={"uid": UINT32, "gid": UINT32, "unit": PATH, "exe": PATH},
         codes=("invalid", "exists", "config", "conflict", *_STORE),
     ),
-    Operation("service.list", _ADMIN, "the services", optional=_PAGE, reply=_LISTED, reply_optional=_MORE),
+    Operation(
+        "service.list",
+        _ADMIN,
+        "the services",
+        optional=_PAGE,
+        reply=_LISTED,
+        items={"service": NAME},
+        items_optional={"uid": UINT32, "gid": UINT32, "unit": PATH, "exe": PATH},
+        reply_optional=_MORE,
+    ),
     Operation(
         "service.remove",
         _ADMIN,
@@ -355,17 +404,7 @@ _ALL: Final = (
         "admin; can manage",
         "allow a service something at a tenant",
         required={"tenant": NAME, "service": NAME, "secrets": texts(32, least=1, each=512)},
-        optional={
-            "can": texts(16, least=1, each=32),
-            "purposes": texts(32, least=1, each=128),
-            "deliver": texts(8, least=1, each=32),
-            "max_ttl": DURATION,
-            "max_uses": integer(-(2**31), 2**31 - 1, "i32"),
-            "rate": RATE,
-            "hours": text(64, least=0),
-            "tz": text(64, least=0),
-            "expires": INSTANT,
-        },
+        optional=_GRANT_OPTIONS,
         reply={"grant": WORD},
         codes=(*_NAMED, "quota", "conflict", *_STORE),
     ),
@@ -376,6 +415,8 @@ _ALL: Final = (
         required=_TENANT,
         optional=_PAGE,
         reply=_LISTED,
+        items={"grant": WORD, "service": NAME, "secrets": texts(32, least=1, each=512)},
+        items_optional=_GRANT_OPTIONS,
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -418,6 +459,8 @@ _ALL: Final = (
         "live runs",
         optional={"tenant": NAME, **_PAGE},
         reply=_LISTED,
+        items={"run": WORD, "tenant": NAME, "expires_in": DURATION},
+        items_optional={"service": NAME, "purpose": NAME, "uid": UINT32, "anchor": UINT32, "parent": WORD},
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -463,6 +506,15 @@ _ALL: Final = (
         "live leases",
         optional={"tenant": NAME, **_PAGE},
         reply=_LISTED,
+        items={"lease": WORD, "secret": SECRET, "version": UINT32, "expires_in": DURATION},
+        items_optional={
+            "run": WORD,
+            "tenant": NAME,
+            "delivery": _DELIVERY,
+            "purpose": NAME,
+            "service": NAME,
+            "uid": UINT32,
+        },
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -548,7 +600,7 @@ _ALL: Final = (
     # -- pushes
     Operation(
         "subscribe",
-        "run; who opened runs; admin",
+        "run; service; admin",
         "pushes on this connection: the run's, the caller's, or a tenant's",
         optional={"tenant": NAME},
         codes=("invalid", "quota"),
