@@ -85,9 +85,9 @@ class SecretBytes:
 
         Do not keep it or a slice of it: a slice outlives the wipe and shows whatever the place holds later.
         """
-        if self._view is None:
-            whole = sodium.memory(self._live())
-            self._view = whole.toreadonly()[self._start : self._start + self._size]
+        if self._view is None or _is_released(self._view):
+            whole = sodium.memory(self._live()).toreadonly()
+            self._view = whole[self._start : self._start + self._size]
         return self._view
 
     def wipe(self) -> None:
@@ -164,6 +164,14 @@ class SecretBytes:
 
     def __deepcopy__(self, _: object) -> NoReturn:
         self.__reduce_ex__(2)
+
+
+def _is_released(view: memoryview) -> bool:
+    try:
+        _ = view.nbytes
+    except ValueError:
+        return True  # by a `with` block around it
+    return False
 
 
 class ArenaStatus(NamedTuple):
@@ -255,7 +263,7 @@ class Key(SecretBytes):
 
     def view(self) -> memoryview:
         """A read-only view for the time of one use; it is released by `wipe`."""
-        if self._view is None:
+        if self._view is None or _is_released(self._view):
             self._live()  # the place may be another key's by now
             self._view = self._place.toreadonly()
         return self._view

@@ -175,6 +175,14 @@ def test_wiped_unused_offset_secret_is_gone() -> None:
         part.pointer  # noqa: B018
 
 
+def test_view_may_be_released_by_its_user(secret: SecretBytes) -> None:
+    """A `with` block around a view ends that view, not the secret."""
+    with secret.view() as view:
+        assert view == MARKER
+    assert secret.view() == MARKER
+    secret.wipe()
+
+
 def test_view_is_released_by_wipe(secret: SecretBytes) -> None:
     """A view that was kept raises after the wipe, instead of showing what the place holds next."""
     view = secret.view()
