@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 
-JOURNAL = re.compile(rb'(\{"v":1,"seq":([0-9]+),.*),"hash":"([0-9a-f]{64})"\}\n')
+JOURNAL = re.compile(rb'(\{"v":[0-9]+,"seq":([0-9]+),.*),"hash":"([0-9a-f]{64})"\}\n')
 EXPORT = re.compile(rb'\{"body":(\{.*"tseq":([0-9]+)[,}].*),"hash":"([0-9a-f]{64})"\}\n')
 
 

@@ -41,15 +41,28 @@ class Session:
         audit_public: whom they are sealed to.
         seq: sequence number of the line that starts the session.
         expires: boot time, ns, after which the key is wiped.
+        key, ephemeral, nonce: only for generators of golden files.
     """
 
     __slots__ = ("_key", "_prefix", "_suffix", "boxed", "expires", "seq")
 
-    def __init__(self, vault_id: bytes, uid: bytes, audit_public: bytes, seq: int, expires: int) -> None:
-        self._key = Key.random()
+    def __init__(
+        self,
+        vault_id: bytes,
+        uid: bytes,
+        audit_public: bytes,
+        seq: int,
+        expires: int,
+        *,
+        key: Key | None = None,
+        ephemeral: Key | None = None,
+        nonce: bytes | None = None,
+    ) -> None:
+        self._key = Key.random() if key is None else key
         self.seq = seq
         self.expires = expires
-        self.boxed = box(audit_public, _session_context(vault_id, uid, seq), self._key)
+        aad = _session_context(vault_id, uid, seq)
+        self.boxed = box(audit_public, aad, self._key, ephemeral=ephemeral, nonce=nonce)
         """For the line that starts the session, and no other."""
         self._prefix = _body_context(vault_id, uid) + b"\0\0\0\x08"
         self._suffix = field(seq)
