@@ -22,7 +22,6 @@ from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.create import create
 from vaultd.vault.ledger import Ledger
-from vaultd.vault.recovery import RecoveryReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from vaultd.vault.commit import Batch
     from vaultd.vault.keyring import Keyring
     from vaultd.vault.log import SealedLog
+    from vaultd.vault.recovery import RecoveryReport
 
 __all__ = ["ADMIN", "State", "World", "create_vault", "open_vault", "read_state"]
 
@@ -75,9 +75,11 @@ def create_vault(store: Store, clock: ManualClock, rng: random.Random) -> None:
     )
 
 
-def open_vault(store: Store, clock: ManualClock, rng: random.Random) -> tuple[Ledger, RecoveryReport]:
+def open_vault(
+    store: Store, clock: ManualClock, rng: random.Random, snapshot_lines: int = 4096
+) -> tuple[Ledger, RecoveryReport]:
     """Open and unseal."""
-    ledger = Ledger.open(store, clock, minimum=CHEAPEST, random=rng.randbytes)
+    ledger = Ledger.open(store, clock, minimum=CHEAPEST, random=rng.randbytes, snapshot_lines=snapshot_lines)
     slot, key = ledger.derive(secret(), SlotKind.PASSPHRASE)
     return ledger, ledger.unseal(slot, key)
 
@@ -95,10 +97,23 @@ def read_state(ledger: Ledger) -> State:
     return state
 
 
+def strays(ledger: Ledger, store: Store) -> list[str]:
+    """Files that nothing names."""
+    known = {"audit", "heads.0", "heads.1", "keyring", "state", "system", "tenants"}
+    found = [name for name in store.list() if name not in known]
+    logs = {entry.uid.hex(): entry for entry in ledger.keyring if not entry.deleted}
+    for name in store.list("tenants"):
+        if name not in logs:
+            found.append(name)
+        elif store.list(f"tenants/{name}") != [f"log.{logs[name].generation}"]:
+            found.append(f"{name}/{store.list(f'tenants/{name}')}")
+    return found
+
+
 class World:
     """One vault, the model of it, and how far it was acknowledged."""
 
-    def __init__(self, seed: int = 0, store: MemoryStore | None = None) -> None:
+    def __init__(self, seed: int = 0, store: MemoryStore | None = None, *, snapshot_lines: int = 4096) -> None:
         self.rng = random.Random(seed)
         self.clock = ManualClock()
         self.store = MemoryStore() if store is None else store
@@ -107,9 +122,10 @@ class World:
         self.receipts: list[tuple[int, Receipt]] = []
         self.flying: Batch | None = None
         self.count = 0
+        self._snapshot_lines = snapshot_lines
         if store is None:
             create_vault(self.store, self.clock, self.rng)
-        self.ledger, self.report = open_vault(self.store, self.clock, self.rng)
+        self.ledger, self.report = open_vault(self.store, self.clock, self.rng, self._snapshot_lines)
 
     @property
     def state(self) -> State:
@@ -242,6 +258,12 @@ class World:
         done = [number for number, receipt in self.receipts if receipt.durable]
         self.acknowledged = max([self.acknowledged, *done])
 
+    def reseal(self) -> None:
+        """Seal the vault and unseal it again."""
+        self.ledger.seal()
+        self.acknowledge()
+        self.ledger.unseal(*self.ledger.derive(secret(), SlotKind.PASSPHRASE))
+
     # Crashing
 
     def crash(self) -> None:
@@ -255,8 +277,9 @@ class World:
     def reopen(self) -> None:
         """Open what is there, and hold it against the model: exactly one of the states from the acknowledged one on."""
         self.flying = None
-        self.ledger, self.report = open_vault(self.store, self.clock, self.rng)
+        self.ledger, self.report = open_vault(self.store, self.clock, self.rng, self._snapshot_lines)
         found = read_state(self.ledger)
+        assert strays(self.ledger, self.store) == []
         candidates = [number for number in range(self.acknowledged, len(self.states)) if self.states[number] == found]
         assert candidates, f"the vault holds none of states {self.acknowledged} to {len(self.states) - 1}"
         self.states = [self.states[candidates[0]]]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaultd.errors import Internal
 from vaultd.vault import heads
-from vaultd.vault.anchor import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,7 +102,7 @@ class Batch:
         after: what the thread that decides does once the batch is durable, such as wiping keys that are replaced.
     """
 
-    root: RootKeys | None
+    root: RootKeys | None = None
     wall: int = 0
     lines: Lines | None = None
     end: Position | None = None
@@ -127,8 +126,6 @@ class Committer:
         self._store = store
         self._journal = journal
         self._state = state
-        # How many anchors in a row, the newest included, are known to name the present heads file.
-        self._agreeing = 1
 
     def write(self, batch: Batch) -> None:
         """Make `batch` durable, in the one order. Whatever this raises, the batch must not be acknowledged."""
@@ -185,14 +182,12 @@ class Committer:
         self._put(batch, replace(self.anchor, pending=False))
 
     def _snapshot(self, batch: Batch) -> None:
-        # The file about to be overwritten may be named by the older slot, which would take over from a torn newer one.
-        while self._agreeing < SLOTS:
-            self._put(batch, self.anchor)
+        # Into the file that the newest anchor does not name. The slot beside it may still name that file, but it is
+        # the one that the next anchor overwrites: if that write is torn, the newest takes over, not this one.
         number = self.anchor.heads_file + 1
         encoded = batch.heads or b""
         self._store.replace(heads_path(number), encoded)
         self.anchor = replace(self.anchor, heads_file=number, heads=heads.hash_of(encoded))
-        self._agreeing = 0
 
     def _put(self, batch: Batch, anchor: Anchor) -> None:
         """Write the anchor that follows, as of the end of `batch`."""
@@ -203,7 +198,6 @@ class Committer:
         )
         self._state.write(anchor.slot, anchor.encode(_key(batch)))
         self.anchor = anchor
-        self._agreeing += 1
 
 
 def _key(batch: Batch) -> Key:

@@ -10,26 +10,26 @@ ahead of it, and only opening the directory anew can tell.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vaultd.audit.body import Actor, Event
-from vaultd.audit.chain import Vouch
 from vaultd.audit.domain import Domain
 from vaultd.audit.journal import Journal
 from vaultd.audit.trail import Trail
-from vaultd.crypto.hierarchy import RootKeys, TenantKeys, index_key, name_index
+from vaultd.crypto.hierarchy import RootKeys, TenantKeys
 from vaultd.crypto.kdf import FLOOR, Profile
 from vaultd.crypto.primitives import random_bytes
 from vaultd.crypto.slots import Slot, SlotKind, derive_slot_key, open_slot_with_key
-from vaultd.errors import Closed, Conflict, Halted, IntegrityError, Internal, NotFound, Sealed, WrongSecret
+from vaultd.errors import Closed, Conflict, IntegrityError, Internal, NotFound, Sealed, WrongSecret
 from vaultd.vault import entries, recovery
-from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop, Write, log_path
+from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop, log_path
 from vaultd.vault.create import create
-from vaultd.vault.heads import Head
+from vaultd.vault.heads import NO_RECORD, Head
 from vaultd.vault.keyring import SYSTEM, Entry, Keyring
 from vaultd.vault.log import Handles, LogFile, Ref, SealedLog
+from vaultd.vault.pipeline import SNAPSHOT_LINES, Pipeline
 from vaultd.vault.recovery import RecoveryReport
+from vaultd.vault.unsealed import UnsealedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,30 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
-_SNAPSHOT_LINES: Final = 4096
-"""Journal lines between two heads snapshots, at least: what a crash makes the next opening read."""
-
 _VAULTD: Final = Actor("system")
-
-
-class _UnsealedKeys:
-    """Everything that `seal` wipes, but for the logs' own keys."""
-
-    def __init__(self, root: Key, root_keys: RootKeys) -> None:
-        self.root = root
-        self.root_keys = root_keys
-        self.index: Key | None = None
-
-    def index_of(self, name: str) -> bytes:
-        if self.index is None:
-            raise Internal("the index key was not loaded")
-        return name_index(self.index, name)
-
-    def wipe(self) -> None:
-        self.root.wipe()
-        self.root_keys.wipe()
-        if self.index is not None:
-            self.index.wipe()
+_RESTORE: Final = "restore the whole vault directory from one backup"
 
 
 class Ledger:
@@ -79,6 +57,10 @@ class Ledger:
         journal: Journal,
         position: Position,
         report: RecoveryReport,
+        *,
+        minimum: Profile,
+        random: Callable[[int], bytes],
+        snapshot_lines: int,
     ) -> None:
         self.report = report
         """What opening found, completed by the first `unseal`."""
@@ -89,24 +71,21 @@ class Ledger:
         self._survey = survey
         self._journal = journal
         self._heads = survey.heads
+        self._minimum = minimum
         self._wall = 0
-        self._committer = Committer(store, journal, survey.state, survey.found.anchor)
-        self._keys: _UnsealedKeys | None = None
+        self._keys: UnsealedKeys | None = None
         self._authentic = False
-        self._halted = False
         self._closed = False
-        self._minimum = FLOOR
         self._domains: dict[bytes, Domain] = {}
         self._handles = Handles(store)
         self._logs: dict[bytes, SealedLog] = {}
         self._files: dict[bytes, LogFile] = {}
-        self._open = Batch(None)
-        self._queue: deque[Batch] = deque()
-        self._flying: Batch | None = None
-        self._position = position
-        self._since_snapshot = report.replayed
-        self._since_anchor = report.unanchored
-        self._trail: Trail
+        self._trail = Trail(self.vault_id, journal, _Dating(self, clock), random, self.domain(SYSTEM))
+        committer = Committer(store, journal, survey.state, survey.found.anchor)
+        self._pipeline = Pipeline(
+            journal, self._trail, committer, self._heads, position, self.now, report, snapshot_lines
+        )
+        self._pipeline.landed = self._landed
 
     create = staticmethod(create)
 
@@ -118,6 +97,7 @@ class Ledger:
         *,
         minimum: Profile = FLOOR,
         random: Callable[[int], bytes] = random_bytes,
+        snapshot_lines: int = SNAPSHOT_LINES,
     ) -> Self:
         """Open a vault, sealed. What a crash left is sorted out; the system's own events can be recorded.
 
@@ -125,6 +105,7 @@ class Ledger:
             store: the vault directory; stays the caller's to close.
             minimum: the least Argon2id cost of a slot that `derive` accepts.
             random: where salts come from.
+            snapshot_lines: journal lines between two heads snapshots, at least.
 
         Raises:
             Uninitialised: there is no vault.
@@ -132,23 +113,29 @@ class Ledger:
             IntegrityError: its files do not belong together.
         """
         survey = recovery.survey(store)
-        try:
-            journal = Journal(store)
-        except NotFound:
-            survey.state.close()
-            raise IntegrityError(
-                "the audit journal is gone", "restore the whole vault directory from one backup"
-            ) from None
+        journal: Journal | None = None
         report = RecoveryReport()
         try:
+            journal = Journal(store)
             position = recovery.replay(survey, journal, report)
-        except BaseException:
-            journal.close()
+        except BaseException as error:
             survey.state.close()
+            if journal is not None:
+                journal.close()
+            elif isinstance(error, NotFound):
+                raise IntegrityError("the audit journal is gone", _RESTORE) from None
             raise
-        ledger = cls(store, clock, survey, journal, position, report)
-        ledger._minimum = minimum
-        ledger._trail = Trail(ledger.vault_id, journal, _Dating(ledger, clock), random, ledger.domain(SYSTEM))
+        ledger = cls(
+            store,
+            clock,
+            survey,
+            journal,
+            position,
+            report,
+            minimum=minimum,
+            random=random,
+            snapshot_lines=snapshot_lines,
+        )
         if report.journal_cut:
             ledger.stage(Event("journal.cut", "ok", _VAULTD, public={"bytes": report.journal_cut}))
         return ledger
@@ -173,13 +160,19 @@ class Ledger:
     @property
     def state(self) -> str:
         """`sealed`, `unsealed` or `halted`."""
-        if self._halted:
+        if self.halted:
             return "halted"
         return "sealed" if self._keys is None else "unsealed"
 
     @property
+    def journal(self) -> Journal:
+        """The audit journal, for reading trails and signing checkpoints; only this object stages and writes."""
+        return self._journal
+
+    @property
     def halted(self) -> bool:
-        return self._halted
+        """Whether a flush failed."""
+        return self._pipeline.halted
 
     def now(self) -> int:
         """Wall time, nanoseconds since 1970; never less than it was, in any earlier run of this vault included."""
@@ -222,29 +215,25 @@ class Ledger:
             IntegrityError: the files were not all written by this vault, or the system's log does not verify.
         """
         self._require_running()
-        self._require_landed()
+        self._pipeline.require_landed()
         if self._keys is not None or slot not in self.keyring.slots:
             raise Conflict("the vault is unsealed already, or this slot is gone", "look at: vaultctl status")
-        root = open_slot_with_key(slot, slot_key)
-        keys = _UnsealedKeys(root, RootKeys(root))
+        keys = UnsealedKeys(open_slot_with_key(slot, slot_key))
         try:
             self._authenticate(keys)
-            self._keys = keys
+            self._keys, self._pipeline.root = keys, keys.root_keys
             self.open_log(SYSTEM)
+            if self.report.repaired or self.report.unanchored:
+                self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
+                self._pipeline.want_anchor()
+                self.flush()
         except BaseException:
-            self._forget_keys(keys)
+            self._forget(keys)
             raise
-        if self.report.repaired or self.report.unanchored:
-            self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
-            self._open.anchors = 1
-            self.flush()
         return self.report
 
-    def _authenticate(self, keys: _UnsealedKeys) -> None:
+    def _authenticate(self, keys: UnsealedKeys) -> None:
         """Hold what `open` found against the root key, then finish what a crash interrupted."""
-        system = self.keyring.entry(SYSTEM)
-        if system is None:
-            raise Internal("the keyring has no system entry")
         if not self._authentic:
             survey = self._survey
             survey.found.verify(keys.root_keys.anchor)
@@ -252,8 +241,7 @@ class Ledger:
             self._wall = max(self._wall, survey.found.anchor.wall)
             self._settle_keyring()
             self._authentic = True
-        with entries.tenant_key(self.vault_id, system, keys.root_keys) as key:
-            keys.index = index_key(key)
+        keys.load_index(self.keyring)
 
     def _settle_keyring(self) -> None:
         survey = self._survey
@@ -273,42 +261,40 @@ class Ledger:
             Conflict: a flush is under way in another thread; wait for it.
             StoreError: the flush failed; the keys are gone all the same.
         """
-        if self._keys is None:
+        keys = self._keys
+        if keys is None:
             return
-        if not self._halted:
-            self._require_landed()
+        if not self.halted:
+            self._pipeline.require_landed()
         try:
-            if not self._halted:
-                self.flush()
-                self._rest()
+            if not self.halted:
+                self._pipeline.rest()
         finally:
-            keys = self._keys
             self._trail.forget_sessions()
-            self._forget_keys(keys)
+            self._forget(keys)
 
-    def _rest(self) -> None:
-        """Leave both anchors and the heads snapshot at the very end, so that the next opening has nothing to replay."""
-        self._open.anchors = 2
-        self._since_snapshot = max(self._since_snapshot, _SNAPSHOT_LINES, len(self._heads))
-        self.flush()
-
-    def _forget_keys(self, keys: _UnsealedKeys) -> None:
-        self._keys = None
+    def _forget(self, keys: UnsealedKeys) -> None:
+        self._keys = self._pipeline.root = None
         for uid in list(self._logs):
             self.close_log(uid)
         keys.wipe()
 
     def close(self) -> None:
-        """Seal if need be, flush, and let go of the files. The store stays the caller's to close."""
+        """Seal if need be, flush, and let go of the files. The store stays the caller's to close.
+
+        Raises:
+            StoreError: the last flush failed; everything is let go all the same.
+        """
         if self._closed:
             return
         try:
             if self._keys is not None:
                 self.seal()
-            elif not self._halted:
+            elif not self.halted:
                 self.flush()
         finally:
             self._closed = True
+            self._trail.forget_sessions()
             for file in self._files.values():
                 file.close()
             self._journal.close()
@@ -370,6 +356,10 @@ class Ledger:
     @property
     def system_log(self) -> SealedLog:
         return self._logs[SYSTEM]
+
+    def opened(self, uid: bytes) -> SealedLog | None:
+        """A domain's log, if it is open."""
+        return self._logs.get(uid)
 
     def open_log(self, uid: bytes) -> tuple[SealedLog, list[tuple[dict[str, Any], Ref]]]:
         """Open a domain's log, verified up to the record that the journal vouches for.
@@ -453,43 +443,18 @@ class Ledger:
             self._require_running()
             if logs or tenant is not None:
                 self._unsealed()
-            self._require_changed(logs)
-            # A change of a log must not share a batch with a keyring change staged before it: if that one's commit
-            # never came, the change would be half there.
-            if logs and self._open.keyring is not None:
-                self._shut()
-            receipt = self._record(event, logs, tenant)
+            if logs:
+                self._require_changed(logs)
+                self._pipeline.before_log_change()
+            return self._pipeline.record(event, self.domain(SYSTEM if tenant is None else tenant), logs)
         except BaseException:
             for log in logs:
                 log.unstage()
             raise
-        for log in logs:
-            self._write_later(log)
-        if logs:
-            self._open.anchors = 1
-        return receipt
 
     def _require_changed(self, logs: Sequence[SealedLog]) -> None:
         if not all(self._logs.get(log.uid) is log and log.unvouched for log in logs):
             raise Internal("a change names a log that is not open or has nothing new")
-
-    def _record(self, event: Event, logs: Sequence[SealedLog], tenant: bytes | None) -> Receipt:
-        domain = self.domain(SYSTEM if tenant is None else tenant)
-        receipt = self._trail.record(event, domain, [Vouch(log.uid, *log.head) for log in logs])
-        self._heads.set_trail(domain.uid, domain.sub_seq, domain.sub_head)
-        self._since_snapshot += 1
-        self._since_anchor += 1
-        return receipt
-
-    def _write_later(self, log: SealedLog) -> None:
-        start, records = log.vouch()
-        self._heads.set_head(log.uid, log.head)
-        write = self._open.writes.get(log.file)
-        if write is None:
-            if log.file.born:
-                log.file.open()  # here, because only this thread opens files
-            write = self._open.writes[log.file] = Write(log.uid, log.file, start, [])
-        write.data.extend(records)
 
     def new_log(self, uid: bytes, generation: int, tenant_key: Key) -> SealedLog:
         """A log that is not there yet, to be filled and then put in force by `stage_keyring`.
@@ -498,7 +463,7 @@ class Ledger:
             tenant_key: stays the caller's to wipe.
         """
         file = LogFile(self._handles, log_path(uid, generation))
-        return SealedLog(self.vault_id, uid, TenantKeys(tenant_key), file, Head(generation, 0, bytes(16)))
+        return SealedLog(self.vault_id, uid, TenantKeys(tenant_key), file, Head(generation, 0, NO_RECORD))
 
     def stage_keyring(
         self,
@@ -530,18 +495,17 @@ class Ledger:
         try:
             for log in born:
                 self._heads.add(log.uid, log.generation)
-            receipt = self._record(event, new_logs, tenant)
+            receipt = self._pipeline.record(event, self.domain(SYSTEM if tenant is None else tenant), new_logs)
         except BaseException:
             self.keyring = before
             for log in born:
                 self._heads.remove(log.uid)
                 self._domains.pop(log.uid, None)
             raise
-        batch = self._open
+        batch = self._pipeline.open
         batch.keyring, batch.anchors = keyring, 1
         batch.drop += drop
         for log in new_logs:
-            self._write_later(log)
             self._retire(self._logs.get(log.uid), batch)
             self._logs[log.uid], self._files[log.uid] = log, log.file
         for uid in [gone.uid for gone in drop if gone.generation is None]:
@@ -551,8 +515,8 @@ class Ledger:
                 self._heads.remove(uid)
                 self._domains.pop(uid, None)
         if root is not None:
-            batch.after += [keys.root.wipe, keys.root_keys.wipe]
-            keys.root, keys.root_keys = root, RootKeys(root)
+            batch.after += [old.wipe for old in keys.replace(root)]
+            self._pipeline.root = keys.root_keys
         return receipt
 
     def _retire(self, log: SealedLog | None, batch: Batch) -> None:
@@ -565,14 +529,13 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would have something to do."""
-        return bool(self._queue or self._journal.pending or self._open.anchors)
+        return self._pipeline.dirty
 
     def tick(self) -> None:
-        """To be called about once a second: anchors reads, and ends audit sessions that are over."""
-        if self._keys is not None and not self._halted:
+        """To be called about once a second: has reads anchored by the next flush, and ends audit sessions."""
+        if self._keys is not None and not self.halted:
             self._trail.expire_sessions()
-            if self._since_anchor:
-                self._open.anchors = max(self._open.anchors, 1)
+            self._pipeline.want_anchor()
 
     def take(self) -> Batch | None:
         """The next batch to write; None when there is none, or one is being written.
@@ -581,89 +544,36 @@ class Ledger:
             Halted: a flush failed before.
         """
         self._require_running()
-        if self._flying is not None:
-            return None
-        if not self._queue:
-            if not self.dirty:
-                return None
-            self._shut()
-        self._flying = self._queue.popleft()
-        return self._flying
-
-    def _shut(self) -> None:
-        """Close the open batch: nothing is added to it any more."""
-        batch, self._open = self._open, Batch(None)
-        batch.lines = self._journal.take()
-        if batch.lines is not None:
-            self._position = batch.lines.end
-        batch.end = self._position
-        batch.wall = self.now()
-        if self._keys is not None:
-            batch.root = self._keys.root_keys
-            if self._since_snapshot >= max(_SNAPSHOT_LINES, len(self._heads)):
-                batch.heads = self._heads.encode(batch.end)
-                batch.anchors = max(batch.anchors, 1)
-                self._since_snapshot = 0
-        if batch.anchors:
-            self._since_anchor = 0
-        self._queue.append(batch)
+        return self._pipeline.take()
 
     def write(self, batch: Batch) -> None:
-        """Make a batch durable; may run in another thread. Raises what the disk said, and halts the ledger."""
-        if self._halted:
-            raise Halted("an earlier flush failed", "find the cause in the log, then restart")
-        try:
-            self._committer.write(batch)
-        except BaseException:
-            self._halted = True
-            raise
+        """Make a batch durable; may run in another thread. Raises what went wrong, and halts the ledger."""
+        self._pipeline.write(batch)
 
     def finish(self, batch: Batch, error: BaseException | None = None) -> None:
         """Take in how `write` ended: receipts become durable, or the ledger is halted."""
-        if batch is not self._flying:
-            raise Internal("a batch was finished that is not being written")
-        self._flying = None
-        if error is not None or self._halted:
-            self._halted = True
-            return
-        for write in batch.writes.values():
-            write.file.settle(write.end)
-            self._release(write.uid)
-        if batch.lines is not None:
-            for receipt in batch.lines.receipts:
-                receipt.mark_durable()
-        for call in batch.after:
-            call()
+        self._pipeline.finish(batch, error)
 
     def flush(self) -> None:
-        """Write everything staged, here and now.
+        """`take`, `write` and `finish` until nothing is left, here and now.
 
         Raises:
             Conflict: a batch is being written in another thread.
             StoreError: the disk refused; the ledger is halted.
         """
-        self._require_landed()
-        while (batch := self.take()) is not None:
-            try:
-                self.write(batch)
-            except BaseException as error:
-                self.finish(batch, error)
-                raise
-            self.finish(batch)
+        self._require_running()
+        self._pipeline.flush()
 
-    def _require_landed(self) -> None:
-        if self._flying is not None:
-            raise Conflict("a flush is under way", "wait for it")
+    def _landed(self, batch: Batch) -> None:
+        for write in batch.writes.values():
+            self._release(write.uid)
 
     def _require_running(self) -> None:
         if self._closed:
             raise Internal("the ledger is closed")
-        if self._halted:
-            raise Halted(
-                "a durable write failed, so nothing is released or changed", "repair the cause, then restart vaultd"
-            )
+        self._pipeline.require_running()
 
-    def _unsealed(self) -> _UnsealedKeys:
+    def _unsealed(self) -> UnsealedKeys:
         if self._keys is None:
             raise Sealed("the vault is sealed", "unseal it with: vaultctl unseal")
         return self._keys

@@ -9,8 +9,8 @@
 
 The ciphertext is XChaCha20-Poly1305 under the domain's record key. Its plaintext: u16 length of the header ‖ header
 (one msgpack map) ‖ zeros up to the padded size. Its associated data: context("log", vault id, uid, generation, index,
-tag of the record before (zeros for the first), record length, attachment). So a record opens only in its own vault, log,
-generation and place, after the very record that it was written after, and with its own attachment.
+tag of the record before (zeros for the first), record length, attachment). So a record opens only in its own vault,
+log, generation and place, after the very record that it was written after, and with its own attachment.
 
 Staging decides everything, offsets included, and seals at once; what is left to a flush is to write bytes that no
 longer change. Until a flush has succeeded, reads are served from the bytes that were staged.

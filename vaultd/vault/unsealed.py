@@ -1,0 +1,56 @@
+"""The keys that are in memory while the vault is unsealed, and how they come there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaultd.crypto.hierarchy import RootKeys, index_key, name_index
+from vaultd.errors import Internal
+from vaultd.vault import entries
+from vaultd.vault.keyring import SYSTEM
+
+if TYPE_CHECKING:
+    from vaultd.crypto.memory import Key
+    from vaultd.vault.keyring import Keyring
+
+__all__ = ["UnsealedKeys"]
+
+
+class UnsealedKeys:
+    """Root key, what derives from it, and the index key; the logs' own keys are with the logs.
+
+    Args:
+        root: this object becomes its owner.
+    """
+
+    def __init__(self, root: Key) -> None:
+        self.root = root
+        self.root_keys = RootKeys(root)
+        self._index: Key | None = None
+
+    def load_index(self, keyring: Keyring) -> None:
+        """Open the system key, under which the keyring's index lies. Raises `IntegrityError`."""
+        system = keyring.entry(SYSTEM)
+        if system is None:
+            raise Internal("the keyring has no system entry")
+        with entries.tenant_key(keyring.vault_id, system, self.root_keys) as key:
+            self._index = index_key(key)
+
+    def index_of(self, name: str) -> bytes:
+        """Where the keyring keeps the tenant of that name."""
+        if self._index is None:
+            raise Internal("the index key was not loaded")
+        return name_index(self._index, name)
+
+    def replace(self, root: Key) -> tuple[Key, RootKeys]:
+        """Go over to another root key; returns the old ones, for whoever wipes them when they are no longer needed."""
+        old = self.root, self.root_keys
+        self.root, self.root_keys = root, RootKeys(root)
+        return old
+
+    def wipe(self) -> None:
+        """Zero them all."""
+        self.root.wipe()
+        self.root_keys.wipe()
+        if self._index is not None:
+            self._index.wipe()
