@@ -70,6 +70,7 @@ class Book:
         ttl: int | None = None,
         uid: int | None = None,
         claimable: bool = False,
+        confined: bool = False,
         implicit: bool = False,
     ) -> OpenedRun:
         """Open a run that `decide_open` allowed; arguments and errors as in `RunTable.open`."""
@@ -85,6 +86,7 @@ class Book:
             ttl=ttl,
             uid=uid,
             claimable=claimable,
+            confined=confined,
             implicit=implicit,
         )
 
@@ -232,10 +234,7 @@ class Book:
     def revoke_tenant(self, tenant: bytes, now: Now) -> Ended:
         """End every lease and every run of a tenant (revoke, seal, delete)."""
         leases = self.leases.end_tenant(tenant)
-        runs = [*self.runs.of_tenant(tenant, now)]
-        for run in runs:
-            self.runs.end(run)
-        return Ended(runs, leases)
+        return Ended(self._end_runs(self.runs.of_tenant(tenant, now)).runs, leases)
 
     def revoke_service(self, service: str, now: Now) -> Ended:
         """End every run of a service that is being removed: a later one of the same name is another identity."""
@@ -243,7 +242,8 @@ class Book:
 
     def revoke_all(self, now: Now) -> Ended:
         """End everything (the whole vault is sealed)."""
-        return self._end_runs(self.runs.all(now))
+        leases = self.leases.end_all()
+        return Ended(self._end_runs(self.runs.all(now)).runs, leases)
 
     # -- time
 

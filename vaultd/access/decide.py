@@ -200,6 +200,14 @@ def _checked(request: Request) -> None:
         raise Invalid("the ttl is not above zero", "leave it out for the default, or give a span such as 5m")
 
 
+def _with_purpose(request: Request, scope: Scope) -> Request:
+    """A lease that states no purpose has its run's."""
+    if request.purpose is not None or scope.purpose is None:
+        return request
+    action, service, secret, _, delivery, ttl, renewal = request
+    return Request(action, service, secret, scope.purpose, delivery, ttl, renewal)
+
+
 def _outside(request: Request, scope: Scope, usage: Usage) -> Rule | None:
     """The rule of a run's scope that refuses, if one does; scopes are about leases, and a run may do nothing else."""
     if request.action != "lease" or request.secret is None or not scope.names(request.secret):
@@ -231,8 +239,7 @@ def decide(request: Request, grants: Iterable[Grant], scope: Scope | None, usage
     """
     _checked(request)
     if scope is not None:
-        if request.purpose is None and scope.purpose is not None:
-            request = request._replace(purpose=scope.purpose)
+        request = _with_purpose(request, scope)
         refused = _outside(request, scope, usage)
         if refused is not None:
             return Decision(False, refused, None)
@@ -333,8 +340,8 @@ def explain(
     """
     mine = [grant for grant in grants if grant.service == request.service]
     decision = decide(request, mine, scope, usage, now)
-    if scope is not None and request.purpose is None and scope.purpose is not None:
-        request = request._replace(purpose=scope.purpose)
+    if scope is not None:
+        request = _with_purpose(request, scope)
     judged = [(judge(grant, request, usage, now), grant) for grant in mine]
     judged.sort(key=lambda pair: (-_STAGE[pair[0]], pair[1].preference))
     return Explanation(decision, tuple(Finding(grant.id, rule) for rule, grant in judged[:most]))

@@ -106,7 +106,10 @@ class Grant:
 
     def names(self, secret: str) -> bool:
         """Whether one of its patterns matches the secret."""
-        return any(matcher.matches(secret) for matcher in self.patterns)
+        for matcher in self.patterns:  # noqa: SIM110  (a loop costs half of a generator, in every decision)
+            if matcher.matches(secret):
+                return True
+        return False
 
     def names_all(self) -> bool:
         """Whether it is about every secret of the tenant (a pattern `**`)."""

@@ -259,19 +259,21 @@ class LeaseTable:
         leases = self._tenants.pop(tenant, None)
         if leases is None:
             return []
-        ended = [lease for bucket in leases.by_run.values() for lease in bucket.values()]
+        ended: list[Lease] = []
         by_id = self._by_id
-        uids: dict[int, int] = {}
-        for lease in ended:
-            lease.live = False
-            del by_id[lease.id]
-            uid = lease.run.uid
-            uids[uid] = uids.get(uid, 0) + 1
-        for uid, count in uids.items():
-            self._per_uid.remove(uid, count)
+        for bucket in leases.by_run.values():
+            for lease_id, lease in bucket.items():
+                lease.live = False
+                del by_id[lease_id]
+            self._per_uid.remove(lease.run.uid, len(bucket))  # a bucket is never empty, and one run has one uid
+            ended += bucket.values()
         self._per_tenant.remove(tenant, len(ended))
         self._compact_if_sparse()
         return ended
+
+    def end_all(self) -> list[Lease]:
+        """End every lease there is; those ended."""
+        return [lease for tenant in list(self._tenants) for lease in self.end_tenant(tenant)]
 
     def due(self, now: Now) -> list[Lease]:
         """End the leases whose time is up; those ended, in the order of their ends."""

@@ -74,12 +74,16 @@ class Matcher:
         Invalid: not a pattern.
     """
 
-    __slots__ = ("_row", "literal", "text")
+    __slots__ = ("_deep", "_prefix", "_row", "literal", "text")
 
     def __init__(self, text: str) -> None:
         self.text: Pattern = pattern(text)
         self.literal = "*" not in text
         self._row = tuple(_compile(segment) for segment in text.split("/"))
+        # Most patterns are a literal folder and one star at its end; these need no walk over segments.
+        folder, slash, last = text.rpartition("/")
+        self._prefix = folder + slash if slash and "*" not in folder and last in {"*", ANYTHING} else None
+        self._deep = last == ANYTHING
 
     def matches(self, name: str) -> bool:
         """Whether the secret called `name` (a `SecretName`) is meant."""
@@ -87,6 +91,10 @@ class Matcher:
             return name == self.text
         if self.text == ANYTHING:
             return True
+        if self._prefix is not None:
+            if not name.startswith(self._prefix):
+                return self._deep and name == self._prefix[:-1]  # `**` stands for no segment too
+            return self._deep or name.find("/", len(self._prefix)) < 0
         return _row_matches(self._row, name.split("/"), _segment_matches)
 
     @property

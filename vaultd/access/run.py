@@ -46,6 +46,7 @@ class Run:
         expires: boot time; its leases end no later.
         anchor: the process it lives and dies with.
         claimable: whether a process of `uid` may still take the anchor's place, once.
+        confined: whether the anchor and what descends from it get what this run gives and nothing else, token or not.
         implicit: opened for a lease outside a run; has no token, works from the anchor's session.
         parent: id of the run it was opened from; None until child runs exist.
         uses: acquisitions, by grant id.
@@ -55,6 +56,7 @@ class Run:
     __slots__ = (
         "anchor",
         "claimable",
+        "confined",
         "expires",
         "id",
         "implicit",
@@ -87,6 +89,7 @@ class Run:
         anchor: Process,
         token_hash: bytes,
         claimable: bool = False,
+        confined: bool = False,
         implicit: bool = False,
         parent: str | None = None,
         uses: dict[str, int] | None = None,
@@ -104,6 +107,7 @@ class Run:
         self.anchor = anchor
         self.token_hash = token_hash
         self.claimable = claimable
+        self.confined = confined
         self.implicit = implicit
         self.parent = parent
         self.uses = uses if uses is not None else {}
@@ -138,6 +142,7 @@ class Run:
             "scope": [str(matcher.text) for matcher in self.scope.patterns],
             "anchor": self.anchor.pid,
             "claimable": self.claimable,
+            "confined": self.confined,
             "uses": self.total,
             "expires_in": max(0, self.expires - now.boot) // SECOND,
         }
@@ -157,6 +162,7 @@ class Run:
             "anchor": list(self.anchor),
             "token_hash": self.token_hash,
             "claimable": self.claimable,
+            "confined": self.confined,
             "implicit": self.implicit,
             "parent": self.parent,
             "uses": dict(self.uses),
@@ -188,6 +194,7 @@ class Run:
                 anchor=Process(int(pid), int(start_time), inode, int(session), str(boot_id)),
                 token_hash=token_hash,
                 claimable=bool(raw["claimable"]),
+                confined=bool(raw["confined"]),
                 implicit=bool(raw["implicit"]),
                 parent=raw["parent"],
                 uses={str(grant): int(count) for grant, count in raw["uses"].items()},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultd.access.denials import denied
 from vaultd.access.durations import format_duration
-from vaultd.access.facts import PeerFacts, Process, same_process
+from vaultd.access.facts import PeerFacts, Process, same_process, same_session
 from vaultd.access.ids import RUN, Random, new_id
 from vaultd.access.instants import SECOND, Now
 from vaultd.access.quotas import Limits, Tally
@@ -95,6 +95,7 @@ class RunTable:
         ttl: int | None = None,
         uid: int | None = None,
         claimable: bool = False,
+        confined: bool = False,
         implicit: bool = False,
     ) -> OpenedRun:
         """Open a run that was allowed (`decide_open`).
@@ -110,7 +111,7 @@ class RunTable:
             ttl: seconds; None is the default.
             uid: the uid that the token works for; None is the opener's. Another's run has to be claimed by it first.
             claimable: whether a process of the run's uid may take the anchor's place, once.
-            implicit: see `Run`.
+            confined, implicit: see `Run`.
 
         Raises:
             Invalid: a ttl of zero or below.
@@ -139,6 +140,7 @@ class RunTable:
             anchor=anchor,
             token_hash=hash_token(token),
             claimable=claimable or run_uid != opener.uid,
+            confined=confined,
             implicit=implicit,
         )
         self._enter(run)
@@ -207,6 +209,7 @@ class RunTable:
         self._unlink_anchor(run)
         run.anchor = facts.process._replace(boot_id=run.anchor.boot_id)
         run.claimable = False
+        run.confined = True
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
         return run
 
@@ -244,6 +247,20 @@ class RunTable:
     def anchored(self, process: Process) -> list[Run]:
         """The runs that live and die with this process."""
         return [run for run in self._by_anchor.get(process.pid, {}).values() if same_process(run.anchor, process)]
+
+    def confines(self, process: Process) -> bool:
+        """Whether this process, and with it what it started, is confined to a run; see `Run.confined`."""
+        anchored = self._by_anchor.get(process.pid)
+        return anchored is not None and any(
+            run.confined and same_process(run.anchor, process) for run in anchored.values()
+        )
+
+    def confines_session(self, session: int) -> bool:
+        """Whether the session is led by a process that is confined to a run."""
+        anchored = self._by_anchor.get(session)
+        return anchored is not None and any(
+            run.confined and same_session(run.anchor.session, session) for run in anchored.values()
+        )
 
     def end(self, run: Run) -> bool:
         """Take a run out; False when it had ended already."""
