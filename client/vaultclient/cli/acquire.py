@@ -6,7 +6,6 @@ else (a misspelt option, --help) returns None and goes the long way, through cli
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultclient.cli.durations import duration, shown_duration
@@ -16,10 +15,7 @@ if TYPE_CHECKING:
 
     from vaultclient.cli.app import App
 
-__all__ = ["IMPLICIT_TTL", "Wanted", "acquire", "parse"]
-
-IMPLICIT_TTL: Final = 3_600
-"""Seconds that a run opened for one lease may last at most, unless the lease itself asks for more."""
+__all__ = ["Wanted", "acquire", "parse"]
 
 
 class Wanted(NamedTuple):
@@ -37,30 +33,18 @@ class Wanted(NamedTuple):
 def acquire(app: App, wanted: Wanted) -> None:
     """Lease, and print the value (`--out value`, the default) or what is known of the lease (`--out json`).
 
-    Inside a run the run's token counts. Outside, a run is opened for this one secret, anchored to the process that
-    called vaultctl: the lease outlives vaultctl, and ends with that process.
+    Inside a run the run's token counts. Outside, the daemon opens an implicit run, anchored to the process that called
+    vaultctl: the lease outlives vaultctl, and ends with that process.
     """
     show_value = wanted.out == "value" or (wanted.out is None and not app.as_json)
-    keys: dict[str, Any] = {
-        "secret": wanted.secret,
-        "tenant": wanted.tenant,
-        "delivery": "print" if show_value else "fd",
-    }
+    delivery = "print" if show_value else "fd"
+    keys: dict[str, Any] = {"tenant": wanted.tenant, "secret": wanted.secret, "delivery": delivery}
     ttl = duration(wanted.ttl, "TTL") if wanted.ttl is not None else None
     given = {"ttl": ttl, "purpose": wanted.purpose, "version": wanted.version}
+    if app.token is None:
+        given |= {"service": wanted.service, "anchor": "parent"}
     keys.update({name: what for name, what in given.items() if what is not None})
-    token = app.token
-    if token is None:
-        opening: dict[str, Any] = {
-            "tenant": wanted.tenant,
-            "scope": [wanted.secret],
-            "anchor": os.getppid(),
-            "ttl": max(IMPLICIT_TTL, ttl or 0),
-        }
-        given = {"service": wanted.service, "purpose": wanted.purpose}
-        opening.update({name: what for name, what in given.items() if what is not None})
-        token = app.call("run.open", opening).keys["token"]
-    with app.receive_value("lease.acquire", keys, run=token) as found:
+    with app.receive_value("lease.acquire", keys) as found:
         about = {"tenant": wanted.tenant, **found.keys}
         if not show_value:
             app.out.json_line(about)

@@ -249,8 +249,11 @@ def main(arguments: Sequence[str], app: App) -> int:
         Exception: whatever else a verb raises.
     """
     try:
-        with app:
-            ROOT.main(args=list(arguments), prog_name="vaultctl", standalone_mode=False, obj=app)
+        # Not Command.main: it has words and exit codes of its own for Ctrl-C and for a reader that went away.
+        with app, ROOT.make_context("vaultctl", list(arguments), obj=app) as context:
+            ROOT.invoke(context)
+    except click.exceptions.Exit as done:  # --help and --version
+        return done.exit_code
     except Stopped as stopped:
         return stopped.status
     except click.exceptions.NoArgsIsHelpError as error:
@@ -258,8 +261,6 @@ def main(arguments: Sequence[str], app: App) -> int:
             raise CliError("invalid", "a verb is missing", "see 'vaultctl --help'") from None
         app.out.stderr.write(error.format_message() + "\n")
         return 2
-    except click.exceptions.Abort:
-        raise KeyboardInterrupt from None
     except click.UsageError as error:
         where = _path(error.ctx) if error.ctx is not None else ""
         words = " ".join(error.format_message().split()).rstrip(".")

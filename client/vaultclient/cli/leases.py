@@ -43,7 +43,7 @@ def lease(
 ) -> None:
     """Lease one secret and print its value, byte for byte.
 
-    Inside a run, within the run's scope. Outside, a run is opened for it that lives with the caller of vaultctl.
+    Inside a run, within the run's scope. Outside, the lease lives as long as the caller of vaultctl.
     """
     acquire(app, Wanted(tenant, secret, ttl, purpose, version, service, out))
 

@@ -147,12 +147,25 @@ def check(app: App, directory: str | None, ask: bool, passphrase_file: str | Non
 
 def _report_check(app: App, found: Any) -> None:
     """What `vaultd.vault.offline.check` found, as data; ends with 65 when something is wrong."""
-    problems = [str(problem) for problem in found.problems]
-    about = {"ok": not problems, "seals": found.seals, "files": found.files, "problems": problems}
+    problems = list(found.problems)
+    about = {
+        "ok": not problems,
+        "seals": found.seals,
+        "files": found.files,
+        "values": found.values,
+        "records": found.records,
+        "problems": problems,
+        "notes": list(found.notes),
+    }
     if app.as_json:
         app.out.json_line(about)
     else:
-        app.out.say(f"{found.files} files checked" + (", every seal as well" if found.seals else ", structure alone"))
+        opened = f"{found.values} values and {found.records} audit records opened" if found.seals else "structure alone"
+        app.out.say(f"{found.files} files checked, {opened}")
+        _lines(app, "problems:", problems)
+        _lines(app, "notes:", found.notes)
+        if not found.seals and not problems:
+            app.out.next("vaultctl check --ask, which opens every seal as well")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise CliError("integrity", problems[0] + more, "the files named do not verify; restore them from a copy")

@@ -100,9 +100,10 @@ def _take_terminal(terminal: int) -> None:
 def _take_secrets(plan: Plan, link: socket.socket) -> dict[str, str | bytes]:
     """Open the run, let the monitor subscribe to what happens to it, then lease; returns the whole environment."""
     with App(plan.socket) as app:
-        keys: dict[str, Any] = {"tenant": plan.tenant, "scope": plan.scope()}
+        keys: dict[str, Any] = {"tenant": plan.tenant, "scope": plan.scope(), "confine": True}
         given = {"service": plan.service, "purpose": plan.purpose, "ttl": plan.ttl}
         keys.update({name: what for name, what in given.items() if what is not None})
+        # Confined: the run is this process's alone, and this process's session gets nothing beside it.
         opened = app.call("run.open", keys, run=plan.token).keys
         token = opened["token"]
         _tell(link, {"run": opened["run"], "token": encode_token(token)})

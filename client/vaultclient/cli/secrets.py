@@ -136,7 +136,7 @@ def history(app: App, tenant: str, secret: str) -> None:
             ("VERSION", lambda v: v.get("version")),
             ("STATE", lambda v: v.get("state")),
             ("CREATED (UTC)", lambda v: shown_instant(v.get("created"))),
-            ("LEASABLE UNTIL (UTC)", lambda v: shown_instant(v.get("grace_until"))),
+            ("LEASABLE UNTIL (UTC)", lambda v: shown_instant(v.get("until"))),
         ],
         empty="no versions",
         style=lambda v: _STATES.get(v.get("state")),
