@@ -191,7 +191,7 @@ _ALL: Final = (
         tail=SLOT_SECRET,
         reply={"expires_in": DURATION},
         reply_optional={"recovered": ANY_MAP, "slot": UINT32},
-        codes=(*_TRIES, *_NAMED, *_STORE, "locked", "conflict"),
+        codes=(*_TRIES, "not_found", "closed", *_STORE, "locked", "conflict"),
     ),
     Operation(
         "seal",
@@ -431,9 +431,9 @@ _ALL: Final = (
     Operation(
         "run.open",
         "service; run (a child run); admin",
-        "open a run for one tenant; `anchor` absent is the peer itself; `uid` may claim it",
+        "open a run for one tenant; no `anchor`: the peer itself; `uid` may claim it; `confine`: it gets nothing else",
         required={"tenant": NAME, "scope": texts(64, least=0, each=512)},
-        optional={"service": NAME, "purpose": NAME, "ttl": DURATION, "anchor": UINT32, "uid": UINT32},
+        optional={"service": NAME, "purpose": NAME, "ttl": DURATION, "anchor": UINT32, "uid": UINT32, "confine": BOOL},
         reply={"run": WORD, "token": TOKEN, "expires_in": DURATION},
         codes=("invalid", "quota", "closed", *_STORE),
     ),
@@ -477,6 +477,7 @@ _ALL: Final = (
             "delivery": _DELIVERY,
             "memfd": BOOL,
             "service": NAME,
+            "anchor": choice("parent", "self"),
         },
         reply={
             "lease": WORD,

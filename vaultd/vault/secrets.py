@@ -178,6 +178,14 @@ class SecretVerbs(Core):
             raise NotFound(f"version {found.number} is destroyed", "see: vaultctl history TENANT SECRET")
         return SecretRef(opened.uid, secret.id, secret.name, found.number, state)
 
+    def sealed_size(self, ref: SecretRef) -> int:
+        """Bytes of the sealed value, padding included: at least those of the value. Raises as `prepare_reveal`."""
+        secret = self.tenant(ref.tenant).state.by_id.get(ref.secret_id)
+        found = secret.version(ref.version).ref if secret is not None else None
+        if found is None:
+            raise NotFound(f"version {ref.version} is destroyed", "see: vaultctl history TENANT SECRET")
+        return found.length
+
     def reveal(self, receipt: Receipt, ref: SecretRef, actor: Actor) -> SecretBytes:
         """Open a value. This is the only way in which one leaves the vault.
 

@@ -1,0 +1,490 @@
+"""The daemon's upper half: everything that lives as long as the daemon does, and what happens by itself.
+
+Requests come in through `handle`, one at a time; `ops` says what each does. What happens without a request (a process
+ends, a lease runs out, a minute is over) is here too. All of it runs in the event loop; only deriving a slot's key and
+flushing run in threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultd.access.book import Book, Ended
+from vaultd.access.denials import denied
+from vaultd.access.grants import GrantTable
+from vaultd.access.instants import Now
+from vaultd.access.quotas import Limits as LiveLimits
+from vaultd.access.services import Service, ServiceTable
+from vaultd.access.throttle import FailureDelays, Rate, Throttle
+from vaultd.access.tickets import TicketTable
+from vaultd.audit.body import Actor, Event
+from vaultd.crypto.kdf import RFC_9106_LOW, Profile
+from vaultd.daemon import zones
+from vaultd.daemon.call import Call
+from vaultd.daemon.processes import ancestors
+from vaultd.daemon.pushes import Pushes
+from vaultd.daemon.readers import Readers
+from vaultd.daemon.refusals import Refusals
+from vaultd.errors import Denied, Halted, Sealed, Uninitialised, VaultdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.access.facts import Process
+    from vaultd.access.leases import Lease
+    from vaultd.access.run import Run
+    from vaultd.access.tickets import Ticket
+    from vaultd.audit.receipt import Receipt
+    from vaultd.clock import Clock
+    from vaultd.daemon.anchors import Watch
+    from vaultd.daemon.config import Config, LiveConfig
+    from vaultd.daemon.connection import Connection
+    from vaultd.daemon.dispatch import Deferred, Pending
+    from vaultd.daemon.kernel import Kernel
+    from vaultd.daemon.processes import HeldProcess
+    from vaultd.daemon.server import Server
+    from vaultd.daemon.vaults import VaultHolder
+    from vaultd.protocol.messages import Request
+    from vaultd.vault.barrier import Barrier
+
+__all__ = ["Context", "Engine"]
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 1.0
+_VAULTD: Final = Actor("system")
+
+
+class Context:
+    """What the engine keeps with a connection."""
+
+    __slots__ = ("actors", "lineage", "upload")
+
+    def __init__(self) -> None:
+        self.actors: dict[tuple[str, str | None, int | None], Actor] = {}
+        self.lineage: tuple[Process, ...] | None = None
+        self.upload: Any = None
+
+
+class Engine:
+    """Implements `dispatch.Handler`.
+
+    Args:
+        live: the configuration, re-read on SIGHUP and on change.
+        vaults: opens the vault's files when they are there.
+        kernel: for looking at processes.
+        clock: dates and deadlines.
+        random: source of ids and tokens.
+        delays: after wrong slot secrets.
+        profile: the Argon2id cost of new slots.
+    """
+
+    def __init__(
+        self,
+        live: LiveConfig,
+        vaults: VaultHolder,
+        *,
+        kernel: Kernel,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        delays: FailureDelays | None = None,
+        profile: Profile = RFC_9106_LOW,
+    ) -> None:
+        from vaultd.daemon.ops import TABLE  # here: the operations import this module for its types
+
+        self._table = TABLE
+        self.live = live
+        self.vaults = vaults
+        self.kernel = kernel
+        self.clock = clock
+        self.random = random
+        self.delays = delays if delays is not None else FailureDelays()
+        self.profile = profile
+        limits = live.current.limits
+        self.book = Book(self._live_limits(), random)
+        self.tickets = TicketTable(self._live_limits())
+        self.services = ServiceTable()
+        self.pushes = Pushes()
+        rate = Rate(limits.requests_per_second, 1)
+        self._throttle: Throttle[int] = Throttle(rate)
+        self._tenant_throttle: Throttle[bytes] = Throttle(rate)
+        self.refusals = Refusals(self._record_quietly, live.current.audit.throttle_window_seconds * 10**9)
+        self.derivations = 0
+        self.deriving: dict[int, int] = {}
+        self.worker = ThreadPoolExecutor(1, "argon2id")
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.readers = Readers()
+        self.surroundings: list[str] = []
+        """What is wrong around the daemon, for `status`: said once, by whoever looked at start."""
+        self._grants: dict[bytes, GrantTable] = {}
+        self._anchors: dict[str, Watch] = {}
+        self._holders: dict[str, Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self.server: Server
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self, server: Server) -> None:
+        """Begin: the server is about to accept."""
+        self.server = server
+        self._loop = asyncio.get_running_loop()
+        self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def stop(self) -> None:
+        """Nothing is decided any more: drop the timers, write what was only counted."""
+        for timer in (self._timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        for task in self.tasks:
+            task.cancel()
+        self.refusals.drain()
+        self.worker.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that everything here runs in."""
+        return self._loop
+
+    @property
+    def config(self) -> Config:
+        """The configuration as of now."""
+        return self.live.current
+
+    def _live_limits(self) -> LiveLimits:
+        limits = self.live.current.limits
+        return LiveLimits(runs_per_uid=limits.runs_per_uid, leases_per_uid=limits.leases_per_uid)
+
+    # -- dispatch.Handler
+
+    def connected(self, connection: Connection) -> None:
+        """A peer was attested."""
+        connection.context = Context()
+
+    def disconnected(self, connection: Connection) -> None:
+        """A peer is gone: its upload is wiped, its subscription ends. Its runs end with its process, not with this."""
+        context: Context = connection.context
+        if context.upload is not None:
+            context.upload.wipe()
+            context.upload = None
+        self.pushes.drop(connection)
+
+    def malformed(self, connection: Connection, message: str) -> None:  # noqa: ARG002  the interface's
+        """A request had the wrong form; `message` may quote it, so it is not recorded."""
+        self.refusals.count("malformed", connection.uid, self.clock.boot())
+
+    def handle(self, connection: Connection, request: Request) -> Pending | Deferred:
+        """Decide one request; see `dispatch.Handler`."""
+        now = self.now()
+        wait = self._throttle.take(connection.uid, now.boot)
+        if wait:
+            self.refusals.count("throttled", connection.uid, now.boot)
+            self._throttle.check(connection.uid, now.boot)
+        call = Call(self, connection, request, now)
+        try:
+            if request.run is not None:
+                call.run = self._run_of(call, request.run)
+                self._hold_tenant_rate(call)
+            return self._table[request.op](call)
+        except VaultdError as error:
+            call.failed(error)
+            raise
+
+    def _run_of(self, call: Call, token: bytes) -> Run | None:
+        if call.op == "run.claim":
+            return None  # the token is of a run that the peer is not in yet: the verb itself looks at it
+        if call.op in ("hello", "status"):
+            return None  # these are the same for everybody, in a run whose time is up as well
+        self.unsealed()
+        run = self.book.find_run(token, call.facts, call.now)
+        if not self.anchor_lives(run):
+            raise denied()
+        return run
+
+    def _hold_tenant_rate(self, call: Call) -> None:
+        if call.run is not None and self._tenant_throttle.take(call.run.tenant, call.now.boot):
+            self.refusals.count("throttled", call.facts.uid, call.now.boot)
+            self._tenant_throttle.check(call.run.tenant, call.now.boot)
+
+    # -- facts
+
+    def now(self) -> Now:
+        """This instant on both clocks; the wall never below the highest that the vault has seen."""
+        ledger = self.vaults.ledger
+        wall = self.clock.wall()
+        return Now(self.clock.boot(), wall, ledger.wall if ledger is not None else 0)
+
+    @property
+    def admin_uids(self) -> frozenset[int]:
+        """Uids that may become admins: the configuration's, else those of `init`."""
+        if self.config.admin_uids is not None:
+            return frozenset(self.config.admin_uids)
+        ledger = self.vaults.ledger
+        return frozenset(ledger.admin_uids) if ledger is not None else frozenset()
+
+    def shared_uids(self) -> list[int]:
+        """Uids whose services have grants at more than one tenant: their agents can read each other's memory."""
+        tenants: dict[int, set[bytes]] = {}
+        links = self.unsealed().system.links
+        for service in self.services.all():
+            if service.uid is not None:
+                tenants.setdefault(service.uid, set()).update(links.get(service.name, ()))
+        return sorted(uid for uid, uids in tenants.items() if len(uids) > 1)
+
+    def unsealed(self) -> Barrier:
+        """The vault, when its keys are loaded.
+
+        Raises:
+            Uninitialised: there is none.
+            Sealed: its keys are not loaded.
+            Halted: a durable write failed.
+        """
+        barrier = self.vaults.barrier
+        if barrier is None:
+            raise Uninitialised("there is no vault yet", "make one: vaultctl init")
+        if self.vaults.state == "halted":
+            raise Halted("a durable write failed; nothing is released or changed", "make room, then restart vaultd")
+        if barrier.sealed:
+            raise Sealed("the vault is sealed", "vaultctl unseal")
+        return barrier
+
+    def find_tenant(self, name: str) -> bytes | None:
+        """The uid of the tenant of that name, if there is one; None while sealed."""
+        barrier = self.vaults.barrier
+        if barrier is None or barrier.sealed:
+            return None
+        return barrier.ledger.find(name)
+
+    def grants(self, uid: bytes) -> GrantTable:
+        """A tenant's grants, parsed once and until they change. Raises what opening the tenant does."""
+        barrier = self.unsealed()
+        stored = barrier.grants(uid)  # also when cached: a tenant that was sealed since answers for itself
+        table = self._grants.get(uid)
+        if table is None:
+            table = self._grants[uid] = GrantTable.from_dicts(stored.values(), load=zones.load)
+        return table
+
+    def forget_grants(self, uid: bytes) -> None:
+        """The tenant's grants changed, or it is gone."""
+        self._grants.pop(uid, None)
+
+    def load_services(self) -> None:
+        """Take the services over from the vault that was just unsealed."""
+        self.services = ServiceTable(Service.from_dict(raw) for raw in self.unsealed().services().values())
+
+    def actor(self, connection: Connection, kind: str, service: str | None, slot: int | None) -> Actor:
+        """The actor of records about this connection in this role, made once."""
+        key = (kind, service, slot)
+        actors = connection.context.actors
+        actor: Actor | None = actors.get(key)
+        if actor is None:
+            facts = connection.facts
+            actor = actors[key] = Actor(
+                kind,
+                service=service,
+                uid=facts.uid,
+                gid=facts.gid,
+                pid=facts.pid,
+                pidfd_inode=facts.pidfd_inode,
+                exe=facts.exe_path,
+                cgroup=facts.cgroup,
+                slot=slot,
+            )
+        return actor
+
+    def ticket_of(self, call: Call) -> Ticket | None:
+        """The admin ticket that the peer may use: of an admin's uid, not inside a run, of its session and lineage."""
+        facts = call.facts
+        if call.run is not None or facts.uid not in self.admin_uids or not len(self.tickets):
+            return None
+        if self.is_inside_run(call.connection):
+            return None
+        ticket = self.tickets.find(facts, call.now)
+        if ticket is None:
+            ticket = self.tickets.find(facts, call.now, self._lineage(call.connection))
+        return ticket
+
+    def _lineage(self, connection: Connection) -> tuple[Process, ...]:
+        """The peer and its ancestors, as they were when first asked for: looked up once a connection."""
+        context: Context = connection.context
+        if context.lineage is None:
+            lineage = [connection.facts.process]
+            try:
+                peer = connection.peer_process()
+                lineage += [ancestor.identity for ancestor in ancestors(peer, self.kernel)]
+            except (Denied, ProcessLookupError):
+                _log.debug("an ancestor of pid %d ended while it was looked at", connection.facts.pid)
+            context.lineage = tuple(lineage)
+        return context.lineage
+
+    def is_inside_run(self, connection: Connection) -> bool:
+        """Whether the peer is confined to a run: it, an ancestor, or the leader of its session is such a run's anchor.
+
+        Such a peer gets what its run's token gives and nothing else: dropping the token must not widen anything. A
+        process that leaves both its session and its ancestors behind is beyond this; see THREAT_MODEL.md.
+        """
+        runs = self.book.runs
+        if not len(runs):
+            return False
+        return runs.confines_session(connection.facts.session) or any(map(runs.confines, self._lineage(connection)))
+
+    # -- records
+
+    def record(self, event: Event, uid: bytes | None = None) -> Receipt:
+        """Stage a record in a tenant's trail, or in the system's.
+
+        Raises:
+            Uninitialised: there is no journal yet.
+            Halted: nothing can be recorded any more.
+        """
+        ledger = self.vaults.ledger
+        if ledger is None:
+            raise Uninitialised("there is no vault yet", "make one: vaultctl init")
+        return ledger.stage(event, tenant=uid)
+
+    def _record_quietly(self, event: Event, uid: bytes | None) -> None:
+        """A count: lost when there is no journal to write it to, as is every request that it counts."""
+        ledger = self.vaults.ledger
+        if ledger is None or ledger.halted:
+            return
+        if uid is not None and (ledger.state != "unsealed" or ledger.keyring.entry(uid) is None):
+            uid = None  # sealed or deleted since: the count is kept where it can be
+        ledger.stage(event, tenant=uid)
+        self.commit_soon()
+
+    def try_record(self, event: Event, uid: bytes | None = None) -> bool:
+        """Record that harm was stopped; False when that cannot be recorded any more."""
+        try:
+            self.record(event, uid)
+        except (Halted, Uninitialised):
+            return False
+        return True
+
+    def commit_soon(self) -> None:
+        """Have what is staged flushed although no request waits for it."""
+        self.server.dispatcher.commit_soon()
+
+    # -- runs and leases
+
+    def watch_anchor(self, run: Run, process: HeldProcess) -> None:
+        """End the run when `process`, taken over, ends."""
+        before = self._anchors.pop(run.id, None)
+        self._anchors[run.id] = self.server.watcher.watch(process, lambda: self._anchor_died(run.anchor))
+        if before is not None:
+            before.cancel()
+        self.schedule()
+
+    def _anchor_died(self, process: Process) -> None:
+        self.ended(self.book.anchor_died(process), "anchor-died")
+        self.commit_soon()
+
+    def ended(self, ended: Ended, reason: str, *, quiet: bool = False) -> bool:
+        """Runs or leases have ended: tell their holders, and record it, one record a tenant.
+
+        Args:
+            reason: a constant word.
+            quiet: the request that ended them has its own record.
+
+        Returns:
+            Whether it is recorded, or need not be.
+        """
+        for run in ended.runs:
+            watch = self._anchors.pop(run.id, None)
+            if watch is not None:
+                watch.cancel()
+            self.pushes.run_ended(run, reason)
+        for lease in ended.leases:
+            if reason != "released":
+                self.pushes.lease_revoked(lease, reason)
+        recorded = True
+        if not quiet and ended.runs:
+            for uid in {run.tenant for run in ended.runs}:
+                runs = [run.id for run in ended.runs if run.tenant == uid]
+                leases = sum(1 for lease in ended.leases if lease.run.tenant == uid)
+                event = Event(
+                    "run.ended", "ok", _VAULTD, reason=reason, run=runs[0] if len(runs) == 1 else None, total=leases,
+                    extra={"runs": runs[:256], "ended": len(runs)},
+                )  # fmt: skip
+                recorded = self._try_record_ending(event, uid) and recorded
+        self.schedule()
+        return recorded
+
+    def _try_record_ending(self, event: Event, uid: bytes) -> bool:
+        ledger = self.vaults.ledger
+        known = ledger is not None and ledger.state == "unsealed" and ledger.keyring.entry(uid) is not None
+        return self.try_record(event, uid if known else None)
+
+    def schedule(self) -> None:
+        """Wake up when the next lease, run or ticket runs out."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.book.next_deadline()
+        if deadline is not None:
+            delay = max(0, deadline - self.clock.boot()) / 1e9
+            self._timer = self._loop.call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.ended(self.book.expire(self.now()), "expired")
+        self.commit_soon()
+
+    def anchor_lives(self, run: Run) -> bool:
+        """Whether the run's anchor still runs, asked of the kernel now: the event loop may not have heard yet."""
+        watch = self._anchors.get(run.id)
+        return watch is not None and watch.is_alive()
+
+    def is_live(self, lease: Lease) -> bool:
+        """Whether the lease still holds at this instant."""
+        return lease.live and self.book.leases.get(lease.id, self.now()) is lease and self.anchor_lives(lease.run)
+
+    def let_go(self, lease: Lease) -> None:
+        """A lease whose value was not handed out after all."""
+        self.ended(self.book.release(lease), "released")
+
+    # -- tickets
+
+    def watch_holder(self, ticket: Ticket, process: HeldProcess) -> None:
+        """End the ticket when `process`, taken over, ends."""
+        self._holders[ticket.id] = self.server.watcher.watch(process, lambda: self._holder_died(ticket))
+
+    def _holder_died(self, ticket: Ticket) -> None:
+        self.forget_tickets(self.tickets.holder_died(ticket.holder))
+
+    def forget_tickets(self, tickets: list[Ticket]) -> None:
+        """Watch their holders no longer."""
+        for ticket in tickets:
+            watch = self._holders.pop(ticket.id, None)
+            if watch is not None:
+                watch.cancel()
+
+    # -- time, configuration
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        now = self.now()
+        self.refusals.sweep(now.boot)
+        self.forget_tickets(self.tickets.expire(now))
+        self.vaults.tick()
+        self.commit_soon()
+
+    def reconfigure(self) -> None:
+        """The configuration was read again, well."""
+        limits = self.live.current.limits
+        self.server.reconfigure(limits)
+        self._throttle.rate = self._tenant_throttle.rate = Rate(limits.requests_per_second, 1)
+        self.book.limits = self._live_limits()
+
+    # -- the whole vault
+
+    def drop_everything(self, reason: str) -> Ended:
+        """Every run, lease, ticket and parsed grant goes: the vault's keys are about to be dropped."""
+        ended = self.book.revoke_all(self.now())
+        self.ended(ended, reason, quiet=True)
+        self.forget_tickets(self.tickets.end_all())
+        self._grants.clear()
+        self.readers.clear()
+        self.services = ServiceTable()
+        return ended

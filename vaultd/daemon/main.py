@@ -1,0 +1,144 @@
+"""`vaultd`: reads its arguments and configuration, hardens itself, and wires everything together, alone to do so."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from vaultd import __version__
+from vaultd.clock import Clock, SystemClock
+from vaultd.crypto.kdf import FLOOR, Profile
+from vaultd.crypto.primitives import random_bytes
+from vaultd.daemon.config import LiveConfig
+from vaultd.daemon.engine import Engine
+from vaultd.daemon.hardening import harden
+from vaultd.daemon.kernel import Kernel
+from vaultd.daemon.listener import listen
+from vaultd.daemon.server import Server
+from vaultd.daemon.vaults import VaultHolder
+from vaultd.daemon.watch import FileWatch
+from vaultd.errors import VaultdError
+from vaultd.protocol.codes import exit_code
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main", "serve"]
+
+_log = logging.getLogger("vaultd")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vaultd",
+        description="Serves a vault over a Unix socket, in the foreground. SIGHUP reads the configuration again; "
+        "SIGTERM drains, drops the keys and ends.",
+    )
+    parser.add_argument("--dir", metavar="DIR", help="the vault's directory")
+    parser.add_argument("--socket", metavar="PATH", help="the socket to listen on")
+    parser.add_argument("--config", metavar="FILE", help="the configuration file")
+    parser.add_argument("--version", action="version", version=f"vaultd {__version__}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns its exit code (see `vaultd/protocol/codes.py`)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="vaultd: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        kernel = Kernel()
+        kernel.probe()
+        live = LiveConfig(
+            options.config,
+            os.environ,
+            os.geteuid(),
+            dir=os.path.abspath(options.dir) if options.dir else None,
+            socket=os.path.abspath(options.socket) if options.socket else None,
+        )
+        harden(kernel.features)
+        asyncio.run(serve(live, kernel))
+    except VaultdError as error:
+        print(f"vaultd: error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return exit_code(error.code)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None, minimum: Profile = FLOOR) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        live: the configuration.
+        kernel: probed.
+        clock: the machine's when left out.
+        minimum: the least Argon2id cost of a slot; lower only in tests, which pass it here.
+
+    Raises:
+        VaultdError: the directory, the vault or the socket cannot be used.
+    """
+    clock = clock if clock is not None else SystemClock()
+    config = live.current
+    vaults = VaultHolder(config.dir, clock, random_bytes, minimum=minimum)
+    vaults.open()
+    try:
+        listener = listen(config.socket, kernel, group=config.socket_group)
+        engine = Engine(live, vaults, kernel=kernel, clock=clock, random=random_bytes, profile=_profile(minimum))
+        server = Server(listener, engine, vaults, kernel=kernel, clock=clock, limits=config.limits)
+        engine.start(server)
+        engine.surroundings += _surroundings(config.socket)
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+
+        def reload() -> None:
+            if live.reload():
+                engine.reconfigure()
+                _log.info("the configuration was read again")
+            else:
+                _log.error("the configuration was read again and does not hold: %s", live.error)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        watch = FileWatch(live.path, reload, loop) if config.watch.config and live.path is not None else None
+        if watch is not None:
+            watch.start()
+        server.start()
+        print(f"listening on {config.socket}", file=sys.stderr, flush=True)
+        try:
+            await stopping.wait()
+            _log.info("stopping")
+        finally:
+            if watch is not None:
+                watch.close()
+            engine.stop()
+            await server.stop()
+    finally:
+        vaults.close()
+
+
+def _profile(minimum: Profile) -> Profile:
+    """What new slots cost: the recommended profile, or the tests' own."""
+    from vaultd.crypto.kdf import RFC_9106_LOW
+
+    return RFC_9106_LOW if minimum == FLOOR else minimum
+
+
+def _surroundings(socket_path: str) -> list[str]:
+    """What the operator should know of where this runs."""
+    warnings = []
+    directory = os.path.dirname(socket_path)
+    if not os.stat(directory).st_mode & 0o011:
+        warnings.append(f"other uids cannot reach {socket_path}: this daemon serves its own uid only")
+    return warnings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""audit.*: a trail's records page by page, its export, and checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultd.access.instants import SECOND
+from vaultd.audit.domain import SYSTEM_UID
+from vaultd.audit.reader import Filter, TrailReader, export_header
+from vaultd.daemon.dispatch import Deferred
+from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.ops.table import Done, Refused, operation
+from vaultd.errors import Internal, Invalid, VaultdError
+from vaultd.protocol.operations import MAX_TAIL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultd.audit.reader import Record
+    from vaultd.daemon.call import Call
+    from vaultd.daemon.dispatch import Pending
+
+_log = logging.getLogger(__name__)
+
+_TURN: Final = 64
+"""Records opened before others get their turn: about a millisecond."""
+
+
+class _Page:
+    """One page being read."""
+
+    def __init__(self, call: Call, uid: bytes, wanted: Filter, limit: int, *, reader: TrailReader) -> None:
+        self.call = call
+        self.uid = uid
+        self.reader = reader
+        self.lines = bytearray()
+        self.count = 0
+        self.more = False
+        self.next = reader.seq
+        self._wanted = wanted
+        self._limit = limit
+
+    async def read(self) -> None:
+        """Read until the page is full or the trail's durable end."""
+        opened = 0
+        held: tuple[int, bytes] = (self.reader.seq, self.reader.head)
+        records: Iterator[Record | None] = self.call.barrier.trail_more(self.reader)
+        for record in records:
+            if record is None:
+                await asyncio.sleep(0)
+                continue
+            opened += 1
+            if opened % _TURN == 0:
+                await asyncio.sleep(0)
+            if self._wanted.takes(record):
+                line = record.line()
+                if self.lines and len(self.lines) + len(line) > MAX_TAIL:
+                    # It goes onto the next page: a reader cannot step back, so that page begins with a fresh one.
+                    self.next, self.more = held[0], True
+                    self.reader.close()
+                    return
+                self.lines += line
+                self.count += 1
+            held = (record.seq, record.hash)
+            if self.count >= self._limit:
+                self.more = True
+                break
+        self.next = self.reader.seq
+        self.call.engine.readers.keep(self.uid, self.reader)
+
+    def done(self) -> Done:
+        """The reply."""
+        return Done({"next": str(self.next), "count": self.count, "more": self.more}, tail=bytes(self.lines))
+
+
+def _after(call: Call) -> int:
+    text = call.keys.get("after", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise Invalid("not a cursor of this trail", "leave it out to begin at the beginning")
+    return int(text)
+
+
+async def _start(call: Call, uid: bytes, after: int) -> TrailReader:
+    """A reader that stands behind record `after`."""
+    kept = call.engine.readers.take(uid, after)
+    if kept is not None:
+        return kept
+    reader = call.barrier.trail_reader(uid)
+    try:
+        seen = 0
+        if after:
+            for record in call.barrier.trail_more(reader):
+                seen += 1
+                if record is not None and record.seq >= after:
+                    break
+                if record is None or seen % _TURN == 0:
+                    await asyncio.sleep(0)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _read(call: Call, uid: bytes, wanted: Filter, *, header: bool = False) -> Deferred:
+    """Answer with one page, read in slices; with `wait`, not before there is a record or the time is up."""
+    deferred = Deferred()
+    task = call.engine.loop.create_task(_answer(call, uid, wanted, deferred, header=header))
+    call.engine.tasks.add(task)
+    task.add_done_callback(call.engine.tasks.discard)
+    return deferred
+
+
+async def _answer(call: Call, uid: bytes, wanted: Filter, deferred: Deferred, *, header: bool) -> None:
+    try:
+        after = _after(call)
+        until = call.engine.loop.time() + call.keys.get("wait", 0)
+        await _landed(call, None)
+        while True:
+            reader = await _start(call, uid, after)
+            page = _Page(call, uid, wanted, call.keys.get("limit", 1_000), reader=reader)
+            if header and not after:
+                page.lines += export_header(call.barrier.ledger.vault_id, uid)
+            await page.read()
+            left = until - call.engine.loop.time()
+            if page.count or page.more or left <= 0 or call.connection.closed:
+                break
+            after = page.next
+            await _landed(call, left)
+        deferred.settle(page.done())
+    except VaultdError as error:
+        call.failed(error)
+        deferred.settle(Refused(error))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
+        _log.error("a bug in %s: %s", call.op, describe_error(error))
+        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+
+
+async def _landed(call: Call, seconds: float | None) -> None:
+    """Wait for the next flush; at once, when nothing is staged and no limit in time is given."""
+    vaults = call.engine.vaults
+    if seconds is None and not vaults.unflushed:
+        return
+    landed = asyncio.Event()
+    vaults.followers.add(landed.set)
+    call.engine.commit_soon()
+    try:
+        async with asyncio.timeout(seconds):
+            await landed.wait()
+    except TimeoutError:
+        return
+    finally:
+        vaults.followers.discard(landed.set)
+
+
+def _trail_of(call: Call) -> bytes:
+    """The uid of the trail that is asked for: the system's takes an admin."""
+    if "tenant" not in call.keys:
+        call.require_admin()
+        return SYSTEM_UID
+    return call.allowed("audit", call.keys["tenant"])
+
+
+def _recorded(call: Call, uid: bytes, **facts: Any) -> None:
+    """Reading a trail is recorded in it, once; further pages and a follower's questions are counted."""
+    if "after" in call.keys:
+        call.engine.refusals.count(call.op, call.facts.uid, call.now.boot)
+        call.recorded = True
+    else:
+        call.record(None if uid == SYSTEM_UID else uid, call.event(**facts))
+
+
+@operation("audit.show")
+def show(call: Call) -> Pending | Deferred:
+    """A page of a trail's records."""
+    keys = call.keys
+    uid = _trail_of(call)
+    wanted = Filter(
+        since=int(keys["since"] * SECOND) if "since" in keys else None,
+        run=keys.get("of_run"),
+        secret=keys.get("secret"),
+    )
+    _after(call)
+    _recorded(call, uid)
+    return _read(call, uid, wanted)
+
+
+@operation("audit.export")
+def export(call: Call) -> Pending | Deferred:
+    """A page of a trail's export; the first begins with the export's header."""
+    uid = call.allowed("audit", call.keys["tenant"])
+    _after(call)
+    _recorded(call, uid)
+    return _read(call, uid, Filter(), header=True)
+
+
+@operation("audit.checkpoint")
+def checkpoint(call: Call) -> Pending:
+    """Sign what is durable now; that it was signed is recorded behind it."""
+    call.require_admin()
+    statement = call.barrier.checkpoint()
+    call.record(None, call.event())
+    return Done(tail=statement.encode("utf-8"))

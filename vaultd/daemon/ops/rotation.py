@@ -1,0 +1,124 @@
+"""rotate.*: new root key, new tenant key, new value; and running what takes many slices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from vaultd.access.denials import denied
+from vaultd.daemon.dispatch import Deferred
+from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.ops.table import Done, Refused, operation
+from vaultd.daemon.ops.values import value_of
+from vaultd.errors import Internal, NotFound, VaultdError
+from vaultd.names import secret_name, tenant_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.daemon.call import Call
+    from vaultd.daemon.dispatch import Pending
+    from vaultd.vault.rotation import Rotated, Slices
+
+_log = logging.getLogger(__name__)
+
+
+def drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending]) -> Deferred:
+    """Run a rotation slice by slice, others served in between; then answer with `done`.
+
+    Raises:
+        VaultdError: what the first slice refuses (another rotation under way) is refused at once.
+    """
+    next(slices)
+    deferred = Deferred()
+    task = call.engine.loop.create_task(_drive(call, slices, done, deferred))
+    call.engine.tasks.add(task)
+    task.add_done_callback(call.engine.tasks.discard)
+    return deferred
+
+
+async def _drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending], deferred: Deferred) -> None:
+    try:
+        while True:
+            await asyncio.sleep(0)
+            try:
+                next(slices)
+            except StopIteration as end:
+                rotated: Rotated = end.value
+                break
+        call.staged(rotated.receipt)
+        deferred.settle(done(rotated))
+    except VaultdError as error:
+        call.failed(error)
+        deferred.settle(Refused(error))
+    except asyncio.CancelledError:
+        slices.close()
+        raise
+    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
+        _log.error("a bug in %s: %s", call.op, describe_error(error))
+        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+
+
+def _receipt(rotated: Rotated) -> dict[str, Any]:
+    return {
+        "generation": rotated.generation,
+        "rewrapped": rotated.rewrapped,
+        "bytes_before": rotated.before,
+        "bytes_after": rotated.after,
+    }
+
+
+@operation("rotate.root")
+def rotate_root(call: Call) -> Deferred:
+    """A new root key under every slot's secret; the tenants' keys are wrapped anew."""
+    call.require_admin()
+    barrier = call.barrier
+    receipt = {
+        "rotated": "root",
+        "ends": "what the old root key, or a slot removed before, could open of the keyring written from now on",
+        "does_not_end": "tenant keys that somebody already unwrapped with the old root key: rotate those tenants too",
+    }
+    return drive(
+        call,
+        barrier.rotate_root(actor=call.actor),
+        lambda rotated: Done({"receipt": receipt | {"rewrapped": rotated.rewrapped}}),
+    )
+
+
+@operation("rotate.tenant")
+def rotate_tenant(call: Call) -> Deferred:
+    """A new key for one tenant; no value is touched."""
+    call.require_admin()
+    uid = call.barrier.uid(tenant_name(call.keys["tenant"]))
+    receipt = {
+        "rotated": "tenant",
+        "ends": "what the old tenant key could open of the records written from now on",
+        "does_not_end": "values whose data keys somebody already unwrapped: rotate those secrets",
+    }
+    return drive(
+        call,
+        call.barrier.rotate_tenant(uid, actor=call.actor),
+        lambda rotated: Done({"receipt": receipt | _receipt(rotated)}),
+    )
+
+
+@operation("rotate.secret")
+def rotate_secret(call: Call) -> Pending:
+    """A new value for a secret that exists. Who holds the old one is told; old leases run on."""
+    tenant, secret = call.keys["tenant"], secret_name(call.keys["secret"])
+    uid = call.allowed("rotate", tenant, secret)
+    engine, barrier = call.engine, call.barrier
+    try:
+        barrier.history(uid, secret)
+    except NotFound as error:
+        if call.is_admin:
+            raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one") from error
+        call.deny("no such secret", uid, secret=secret)
+        raise denied() from error
+    with value_of(call) as value:
+        stored = barrier.put(uid, secret, value, actor=call.actor, kind="rotate.secret")
+    call.staged(stored.receipt)
+    holders = engine.book.leases.of_secret(uid, secret, call.now)
+    engine.pushes.secret_rotated(tenant, secret, stored.version, holders)
+    return Done({"version": stored.version, "holders": len({lease.run.id for lease in holders})})

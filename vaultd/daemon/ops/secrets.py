@@ -1,0 +1,187 @@
+"""value.* and secret.*, but for what reveals: putting, listing, rolling back, destroying."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vaultd.access.decide import listing
+from vaultd.access.denials import denied
+from vaultd.daemon.ops.pages import page
+from vaultd.daemon.ops.table import Done, operation
+from vaultd.daemon.ops.values import Upload, value_of
+from vaultd.errors import Invalid, NotFound
+from vaultd.names import SecretName, secret_name
+
+if TYPE_CHECKING:
+    from vaultd.daemon.call import Call
+    from vaultd.daemon.dispatch import Pending
+    from vaultd.vault.secrets import Stored
+    from vaultd.vault.state import Secret, Version
+
+_SECOND = 10**9
+
+
+@operation("value.begin")
+def begin(call: Call) -> Pending:
+    """Start an upload; who may use it is decided when it is used, and until then it is this connection's alone."""
+    call.engine.unsealed()
+    if not call.is_admin:
+        call.service()
+    context = call.connection.context
+    upload = Upload(call.keys["size"])
+    if context.upload is not None:
+        context.upload.wipe()
+    context.upload = upload
+    call.record(None, call.event(public={"size": call.keys["size"]}))
+    return Done()
+
+
+@operation("value.chunk")
+def chunk(call: Call) -> Pending:
+    """Bytes of the upload. Not recorded one by one: the upload's beginning is, and so is its use."""
+    upload = call.connection.context.upload
+    if upload is None:
+        raise Invalid("nothing is being uploaded on this connection", "send value.begin first")
+    upload.take(call.keys["offset"], call.tail)
+    call.recorded = True
+    return Done({"received": upload.received})
+
+
+@operation("secret.put")
+def put(call: Call) -> Pending:
+    """A new version, of a new secret or of one that exists."""
+    keys, secret = call.keys, secret_name(call.keys["secret"])
+    uid = call.allowed("put", keys["tenant"], secret)
+    with value_of(call) as value:
+        stored = call.barrier.put(
+            uid,
+            secret,
+            value,
+            actor=call.actor,
+            cas=keys.get("cas"),
+            description=keys.get("description"),
+            rotate_after=keys.get("rotate_after"),
+        )
+    return _stored(call, stored)
+
+
+def _stored(call: Call, stored: Stored) -> Pending:
+    call.staged(stored.receipt)
+    return Done({"version": stored.version})
+
+
+def _named(call: Call, action: str) -> tuple[bytes, SecretName]:
+    """Tenant and secret of a request about a secret that exists.
+
+    Raises:
+        NotFound: it does not, told to admins.
+        Denied: not allowed, or (for whoever is no admin) not there.
+    """
+    secret = secret_name(call.keys["secret"])
+    uid = call.allowed(action, call.keys["tenant"], secret)
+    try:
+        call.barrier.history(uid, secret)
+    except NotFound:
+        if call.is_admin:
+            raise
+        call.deny("no such secret", uid, secret=secret)
+        raise denied() from None
+    return uid, secret
+
+
+@operation("secret.list")
+def list_all(call: Call) -> Pending:
+    """A tenant's secrets: all for admins, for others those that a grant lets them list."""
+    uid = call.allowed("list", call.keys["tenant"])
+    barrier = call.barrier
+    secrets = barrier.list(uid)
+    if not call.is_admin:
+        service = call.service()
+        grants = listing(service.name, call.engine.grants(uid).of_service(service.name), call.now)
+        secrets = [secret for secret in secrets if any(grant.names(secret.name) for grant in grants)]
+    now = barrier.now()
+    call.record(uid, call.event())
+    return Done(page(((secret.name, _secret(secret, now)) for secret in secrets), call.keys))
+
+
+def _secret(secret: Secret, now: int) -> dict[str, Any]:
+    due = None
+    if secret.rotate_after and secret.current:
+        due = secret.versions[secret.current].created // _SECOND + secret.rotate_after
+    return {
+        "secret": secret.name,
+        "version": secret.current,
+        "versions": len(secret.versions),
+        "description": secret.description,
+        "created": secret.created // _SECOND,
+        "updated": secret.updated // _SECOND,
+        "rotate_after": secret.rotate_after or None,
+        "due": due,
+        "overdue": due is not None and due * _SECOND <= now,
+    }
+
+
+@operation("secret.history")
+def history(call: Call) -> Pending:
+    """A secret's versions, oldest first, with their states as of now."""
+    uid, name = _named(call, "list")
+    secret, now = call.barrier.history(uid, name), call.barrier.now()
+    call.record(uid, call.event(secret=name))
+    items = ((f"{version.number:010d}", _version(version, now)) for version in secret.versions.values())
+    return Done(page(items, call.keys))
+
+
+def _version(version: Version, now: int) -> dict[str, Any]:
+    state = version.state(now)
+    return {
+        "version": version.number,
+        "state": str(state),
+        "created": version.created // _SECOND,
+        "until": version.until // _SECOND if str(state) == "previous" else None,
+        "source": version.source or None,
+    }
+
+
+@operation("secret.rollback")
+def rollback(call: Call) -> Pending:
+    """A new version with an earlier one's value, which does not leave the vault for it."""
+    uid, secret = _named(call, "rotate")
+    return _stored(call, call.barrier.rollback(uid, secret, call.keys["to"], actor=call.actor))
+
+
+@operation("secret.destroy")
+def destroy(call: Call) -> Pending:
+    """End one version's value, and the leases on it."""
+    uid, secret = _named(call, "manage")
+    stored = call.barrier.destroy(uid, secret, call.keys["version"], actor=call.actor)
+    call.staged(stored.receipt)
+    book = call.engine.book
+    for lease in book.leases.of_secret(uid, secret, call.now):
+        if lease.version == call.keys["version"]:
+            call.engine.ended(book.release(lease), "version-destroyed")
+    return Done()
+
+
+@operation("secret.set")
+def set_metadata(call: Call) -> Pending:
+    """Change what people read about a secret."""
+    uid, secret = _named(call, "manage")
+    stored = call.barrier.set_metadata(
+        uid,
+        secret,
+        actor=call.actor,
+        description=call.keys.get("description"),
+        rotate_after=call.keys.get("rotate_after"),
+    )
+    call.staged(stored.receipt)
+    return Done()
+
+
+@operation("secret.delete")
+def delete(call: Call) -> Pending:
+    """End a secret with all its versions, and every lease on it."""
+    uid, secret = _named(call, "manage")
+    stored = call.barrier.delete(uid, secret, actor=call.actor)
+    call.staged(stored.receipt)
+    call.engine.ended(call.engine.book.revoke_secret(uid, secret), "secret-deleted")
+    return Done()

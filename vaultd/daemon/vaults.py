@@ -1,0 +1,159 @@
+"""The vault's files as the daemon holds them: not there yet, or open; and when a flush is not under way.
+
+The daemon serves before there is a vault: `vaultctl init` makes one beside it, and the next `status` or `unseal` finds
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from vaultd.crypto.kdf import FLOOR
+from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
+from vaultd.store import DirectoryStore
+from vaultd.vault.barrier import Barrier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.clock import Clock
+    from vaultd.crypto.kdf import Profile
+    from vaultd.vault.ledger import Ledger
+
+__all__ = ["VaultHolder"]
+
+_log = logging.getLogger(__name__)
+
+
+class VaultHolder:
+    """Implements `dispatch.Committer` over a vault that may come later.
+
+    Args:
+        directory: of the vault.
+        clock: dates records.
+        random: source of ids and salts.
+        minimum: the least Argon2id cost of a slot; lower only in tests, which pass it here.
+    """
+
+    def __init__(
+        self, directory: str, clock: Clock, random: Callable[[int], bytes], *, minimum: Profile = FLOOR
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._random = random
+        self._minimum = minimum
+        self._store: DirectoryStore | None = None
+        self.barrier: Barrier | None = None
+        self._flying = False
+        self._landed: list[Callable[[], None]] = []
+        self.followers: set[Callable[[], None]] = set()
+        """Called whenever records have become durable: those who follow a trail."""
+
+    def open(self) -> None:
+        """Open the vault if there is one.
+
+        Raises:
+            ConfigError, Locked, StoreError: the directory cannot be used.
+            IntegrityError, FormatVersion: what is in it cannot.
+        """
+        if self.barrier is not None or not os.path.lexists(os.path.join(self._directory, "keyring")):
+            return
+        store = DirectoryStore(self._directory)
+        try:
+            self.barrier = Barrier.open(store, self._clock, minimum=self._minimum, random=self._random)
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        _log.info("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
+
+    def look(self) -> None:
+        """Open the vault if one was made meanwhile; what is wrong with it is logged and leaves things as they are."""
+        if self.barrier is None:
+            try:
+                self.open()
+            except Uninitialised:
+                return
+            except VaultdError as error:
+                _log.warning("there is a vault that cannot be opened: %s", error.message)
+
+    def close(self) -> None:
+        """Flush, drop every key, let go of the directory."""
+        barrier, self.barrier = self.barrier, None
+        try:
+            if barrier is not None:
+                barrier.close()
+        finally:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The vault's ledger, if there is a vault."""
+        return self.barrier.ledger if self.barrier is not None else None
+
+    def require(self) -> Barrier:
+        """The vault, sealed or not. Raises `Uninitialised`."""
+        if self.barrier is None:
+            raise Uninitialised("there is no vault yet", "make one: vaultctl init")
+        return self.barrier
+
+    @property
+    def state(self) -> str:
+        """`uninitialised`, `sealed`, `unsealed` or `halted`."""
+        return self.barrier.ledger.state if self.barrier is not None else "uninitialised"
+
+    def tick(self) -> None:
+        """Let the anchor follow the journal, when only reads happened."""
+        if self.barrier is not None and not self.barrier.ledger.halted:
+            self.barrier.ledger.tick()
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether anything is staged, or being written."""
+        return self._flying or self.dirty
+
+    # -- dispatch.Committer
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything is staged and not taken."""
+        ledger = self.ledger
+        return ledger is not None and ledger.dirty
+
+    def take(self) -> Any:
+        """Everything staged so far, as one batch."""
+        ledger = self.ledger
+        batch = ledger.take() if ledger is not None else None
+        self._flying = batch is not None
+        return batch
+
+    def write(self, batch: Any) -> None:
+        """Make a batch durable; in the flush thread."""
+        if self.barrier is None:
+            raise Internal("a batch outlived its vault")
+        self.barrier.ledger.write(batch)
+
+    def finish(self, batch: Any, error: BaseException | None) -> object:
+        """Back in the event loop: acknowledge the batch or halt; then what waited for the flush to end."""
+        ledger = self.require().ledger
+        self._flying = False
+        if error is not None:
+            _log.error("a flush failed, the vault is halted: %s", error)
+        ledger.finish(batch, error)
+        waiting, self._landed = self._landed, []
+        for callback in (*waiting, *self.followers):
+            callback()
+        if error is None:
+            return None
+        return Halted("a durable write failed; nothing is released or changed", "make room, then restart vaultd")
+
+    def when_landed(self, callback: Callable[[], None]) -> None:
+        """Call back when no flush is under way: now, or as the one under way ends. Callbacks may flush inline."""
+        if self._flying:
+            self._landed.append(callback)
+        else:
+            callback()
