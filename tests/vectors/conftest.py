@@ -86,6 +86,8 @@ def seal(key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
 def open_sealed(key: bytes, aad: bytes, sealed: bytes) -> bytes:
     """Open nonce ‖ ciphertext ‖ tag."""
     nonce = sealed[:24]
+    if len(nonce) != 24:
+        raise ValueError("cut")
     return ChaCha20Poly1305(hchacha20(key, nonce[:16])).decrypt(bytes(4) + nonce[16:24], sealed[24:], aad)
 
 
@@ -109,7 +111,11 @@ def open_slot(slot: bytes, secret: bytes) -> tuple[bytes, bytes]:
     if len(slot) != 412 or blake2b(slot[:396], b"vaultd.slot.sum", size=16) != slot[396:]:
         raise ValueError("checksum")
     header, (time_cost, memory) = slot[:124], struct.unpack(">II", slot[8:16])
+    if slot[:5] != b"VDSL\x01" or slot[5] not in (1, 2):
+        raise ValueError("version or kind")
     if slot[5] == 1:
+        if not (1 <= time_cost <= 16 and 1 <= slot[7] <= 16 and 8 * slot[7] <= memory <= 1 << 20):
+            raise ValueError("cost")
         hasher = Argon2id(salt=slot[28:44], length=32, iterations=time_cost, lanes=slot[7], memory_cost=memory)
         slot_key = hasher.derive(secret)
     else:
@@ -121,12 +127,22 @@ def open_slot(slot: bytes, secret: bytes) -> tuple[bytes, bytes]:
 
 
 def open_value(data_key: bytes, aad: bytes, sealed: bytes) -> bytes:
-    """A value, its padding checked."""
+    """A value, its length and padding checked."""
     plaintext = open_sealed(data_key, aad, sealed)
     size = int.from_bytes(plaintext[:4], "big")
-    if plaintext[4 + size :].strip(b"\0"):
+    text = plaintext[4 : 4 + size]
+    if len(text) != size or size == 0 or len(plaintext) != _padme(4 + size) or plaintext[4 + size :].strip(b"\0"):
         raise ValueError("padding")
-    return plaintext[4 : 4 + size]
+    return text
+
+
+def _padme(size: int) -> int:
+    """The padded length of `size` bytes."""
+    if size <= 64:
+        return 64
+    e = size.bit_length() - 1
+    step = 1 << (e - e.bit_length())
+    return -(-size // step) * step
 
 
 @pytest.fixture(scope="session")

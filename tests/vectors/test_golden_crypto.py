@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from vaultd.crypto import kdf, labels, primitives, values
@@ -18,13 +19,14 @@ from vaultd.crypto.hierarchy import TenantKeys
 from vaultd.crypto.memory import Key, SecretBytes
 from vaultd.crypto.slots import Slot, open_slot, slot_public
 from vaultd.crypto.wrap import unwrap
-from vaultd.errors import IntegrityError
+from vaultd.errors import IntegrityError, VaultdError
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "crypto.json").read_text())
+FAULTS = json.loads((Path(__file__).parent / "golden" / "crypto-faults.json").read_text())
 SLOTS = ["passphrase slot", "key-file slot"]
 
 
@@ -36,9 +38,10 @@ def of(name: str) -> dict[str, Any]:
     }
 
 
-def test_generator_makes_the_committed_file() -> None:
+@pytest.mark.parametrize("name", ["make_golden_crypto.py", "make_golden_crypto_faults.py"])
+def test_generator_makes_the_committed_file(name: str) -> None:
     """The generator, with its fixed randomness, still makes exactly the committed bytes."""
-    script = REPOSITORY / "scripts" / "make_golden_crypto.py"
+    script = REPOSITORY / "scripts" / name
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -148,3 +151,55 @@ def test_specification_names_every_label_and_size() -> None:
     text = (REPOSITORY / "vaultd" / "crypto" / "FORMAT.md").read_text()
     table = set(re.findall(r"^\| `(vaultd\.[a-z.]+)` \|", text, re.MULTILINE))
     assert table == {getattr(labels, name).decode() for name in labels.__all__}
+
+
+def open_ours(construction: str, data: bytes) -> object:
+    """Open an object of a construction in the golden example's place, with this code."""
+    good = of(construction)
+    if construction == "seal":
+        return primitives.open_sealed(Key.copy_of(good["key"]), good["aad"], data)
+    if construction == "wrap":
+        return unwrap(Key.copy_of(good["key"]), good["aad"], data)
+    if construction == "box":
+        return open_box(Key.copy_of(good["private"]), good["public"], good["aad"], data)
+    if construction == "value":
+        keys = TenantKeys(Key.copy_of(good["tenant key"]))
+        envelope = values.Envelope(good["vault"], good["tenant"], good["generation"], keys.data_key)
+        return envelope.open(good["secret"], good["version"], data)
+    slot = Slot.parse(data, of("value")["vault"])
+    root = open_slot(slot, SecretBytes.copy_of(good["secret"]), minimum=kdf.CHEAPEST)
+    slot_public(slot, Key.copy_of(of("hierarchy")["wrap key"]))
+    return root
+
+
+def open_theirs(second: SimpleNamespace, construction: str, data: bytes) -> object:
+    """The same with the second implementation."""
+    good = of(construction)
+    if construction in ("seal", "wrap"):
+        return {"seal": second.open_sealed, "wrap": second.unwrap}[construction](good["key"], good["aad"], data)
+    if construction == "box":
+        return second.open_box(good["private"], good["aad"], data)
+    if construction == "value":
+        wrapping = second.blake2b(b"", b"vaultd.datakey", good["tenant key"])
+        data_key = second.unwrap(wrapping, good["data key aad"], data[:104])
+        return second.open_value(data_key, good["value aad"], data[104:])
+    return second.open_slot(data, good["secret"])
+
+
+@pytest.mark.parametrize("construction", ["seal", "wrap", "box", "value", "passphrase slot"])
+def test_golden_objects_open(second: SimpleNamespace, construction: str) -> None:
+    """The control: what the faults were made from opens for both readers."""
+    field = {"seal": "sealed", "wrap": "wrapped", "box": "boxed", "value": "attachment"}.get(construction, "slot")
+    open_ours(construction, of(construction)[field])
+    open_theirs(second, construction, of(construction)[field])
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault['construction']}: {fault['fault']}")
+def test_each_fault_gives_its_error(second: SimpleNamespace, fault: dict[str, str]) -> None:
+    """Each object with one fault is refused by both readers, by ours with the class of error that the file names."""
+    data = bytes.fromhex(fault["data"])
+    with pytest.raises(VaultdError) as caught:
+        open_ours(fault["construction"], data)
+    assert caught.value.code == fault["expect"]
+    with pytest.raises((ValueError, InvalidTag)):
+        open_theirs(second, fault["construction"], data)

@@ -158,7 +158,7 @@ class Slot:
         if not constant_time_equal(_checksum(body), checksum):
             raise _damaged()
         fields = _HEADER.unpack_from(raw)
-        _, version, kind, label_size, lanes, time_cost, memory_kib, slot_id, created, salt, vault, padded = fields
+        _, _, kind, label_size, lanes, time_cost, memory_kib, slot_id, created, salt, vault, padded = fields
         if kind not in SlotKind.__members__.values():
             raise FormatVersion(f"key slot has the unknown kind {kind}", "open the vault with a newer vaultd")
         rest = raw[_HEADER.size : -_CHECKSUM]
@@ -178,8 +178,8 @@ class Slot:
             boxed_root=rest[_MARK : _MARK + BOXED_KEY],
             wrapped_public=rest[_MARK + BOXED_KEY :],
         )
-        # A label length over 64, bytes behind the label: what the fields do not show, serialising again does.
-        if version != _VERSION or vault != vault_id or not _label_fits(label) or slot.serialise() != raw:
+        # Version 0, a label length over 64, bytes behind the label: what the fields do not show, serialising does.
+        if vault != vault_id or not _label_fits(label) or slot.serialise() != raw:
             raise _damaged()
         if slot.kind is SlotKind.PASSPHRASE:
             kdf.check_bounds(slot.profile, minimum=kdf.CHEAPEST)  # the caller's minimum comes before deriving

@@ -88,7 +88,6 @@ def _unwrap_into(secret: _SecretT, key: Key, aad: bytes, wrapped: Buffer) -> _Se
     raw = bytes(wrapped)
     parts = raw[: sodium.NONCE], raw[sodium.NONCE : -COMMITMENT], raw[-COMMITMENT:]
     if not open_wrapped(secret.pointer, key.pointer, aad, parts, Scratch()):
-        secret.wipe()
         raise does_not_open()
     return secret
 

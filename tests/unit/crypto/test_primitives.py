@@ -184,6 +184,7 @@ def test_signature_binds_message_and_key() -> None:
         (public, message[1:], signature + message[:1]),
         (primitives.ed25519_pair()[1], message, signature),
         (public[:-1], message, signature),
+        (public + b"\0", message, signature),
         (b"", message, signature),
         (public, message, b""),
     ):
