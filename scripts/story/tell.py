@@ -66,7 +66,7 @@ class Story:
         print(f"\n{paint('1', f'{self.steps:2}. {title}')}", flush=True)
 
     def did(self, text: str) -> None:
-        print(f"    {paint('2', '$')} {text}", flush=True)
+        print(f"    {paint('2', '$ ' + text.replace(str(self.folder), '.'))}", flush=True)
 
     def saw(self, text: str) -> None:
         print(f"    {text}", flush=True)
@@ -182,8 +182,11 @@ def tell(story: Story) -> None:
     story.saw(
         f"unsealed in {(time.monotonic() - began) * 1e3:.0f} ms, Argon2id and the process included; pid {daemon.pid}"
     )
-    kernel = ", ".join(f"{name} {state}" for name, state in sorted(status["kernel"].items()))
-    story.saw(f"kernel: {kernel}")
+    fallen = [f"{name}: {state}" for name, state in sorted(status["kernel"].items()) if state != "used"]
+    story.saw(
+        f"of the kernel it uses {len(status['kernel']) - len(fallen)} features, "
+        + (", ".join(fallen) or "all it asks for")
+    )
 
     story.step("Two tenants, a key each, from standard input")
     provider = story.start([sys.executable, HERE / "provider.py", story.keys], stdout=subprocess.PIPE)
@@ -251,11 +254,13 @@ def tell(story: Story) -> None:
     tally(story, reports, time.monotonic() - began)
 
     story.step("Taking a lease back ends the agent that held it")
-    agent = story.run_agent(["--env", "OPENAI_API_KEY=openai/prod"], "stay")
+    agent = story.run_agent(["--env", "OPENAI_API_KEY=openai/prod"], "stay", stderr=subprocess.PIPE)
     expect(agent.stdout and agent.stdout.readline() == b"working\n", "the agent did not start")
     lease = story.rows("leases", "acme")[0]
     story.ctl("revoke", lease["lease"])
-    expect(agent.wait(timeout=15) == 143, f"vaultctl run ended with {agent.returncode}, wanted 143")
+    _, words = agent.communicate(timeout=15)
+    expect(agent.returncode == 143, f"vaultctl run ended with {agent.returncode}, wanted 143")
+    story.saw(words.decode().strip())
     expect(story.rows("leases", "acme") == [], "a lease is left")
     story.saw("the agent was ended (vaultctl run: exit 143) and no lease is left")
 

@@ -142,6 +142,7 @@ class Call:
         if self.is_admin:
             return
         if self.facts.uid in self.engine.admin_uids and self.run is None:
+            self.engine.unsealed()  # a sealed vault has no tickets: that is what an admin needs to hear
             raise Denied("this needs an admin ticket", "prove a slot's secret first: vaultctl login")
         raise denied()
 

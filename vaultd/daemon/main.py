@@ -26,7 +26,7 @@ from vaultd.errors import VaultdError
 from vaultd.protocol.codes import exit_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["main", "serve"]
 
@@ -107,9 +107,7 @@ async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None,
                 _log.error("the configuration was read again and does not hold: %s", live.error)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
-        watch = FileWatch(live.path, reload, loop) if config.watch.config and live.path is not None else None
-        if watch is not None:
-            watch.start()
+        watch = _watched(live, reload, loop)
         server.start()
         print(f"listening on {config.socket}", file=sys.stderr, flush=True)
         try:
@@ -122,6 +120,15 @@ async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None,
             await server.stop()
     finally:
         vaults.close()
+
+
+def _watched(live: LiveConfig, reload: Callable[[], None], loop: asyncio.AbstractEventLoop) -> FileWatch | None:
+    """Watch the configuration file, where there is a directory for one and it is wanted."""
+    if not live.current.watch.config or live.path is None or not os.path.isdir(os.path.dirname(live.path)):
+        return None
+    watch = FileWatch(live.path, reload, loop)
+    watch.start()
+    return watch
 
 
 def _profile(minimum: Profile) -> Profile:

@@ -67,7 +67,7 @@ class VaultHolder:
             store.close()
             raise
         self._store = store
-        _log.info("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
+        _log.debug("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
 
     def look(self) -> None:
         """Open the vault if one was made meanwhile; what is wrong with it is logged and leaves things as they are."""
