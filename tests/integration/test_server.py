@@ -238,17 +238,14 @@ def test_unread_answers_have_a_deadline() -> None:
 
 def test_connection_ends_with_its_process(running: Running) -> None:
     """When the process that connected ends, its connection does, even if a child of it still holds the socket."""
-    read, write = os.pipe()
 
     def connect_and_leave() -> None:
         caller = running.caller()
         assert caller.call("status").ok
         if os.fork() == 0:
-            os.set_blocking(read, True)
             os._exit(0 if caller.is_closed() else 1)
 
     child = Child(connect_and_leave)
-    os.close(read), os.close(write)
     child.result()
     running.until(lambda: not running.handler.live)
 
@@ -283,6 +280,7 @@ def test_stop_answers_what_was_taken(running: Running) -> None:
         assert bytes(caller.receive().tail) == VALUE
         assert caller.is_closed()
         assert idle.is_closed()
+    running.stop()
     assert running.handler.live == []
 
 
