@@ -58,7 +58,7 @@ class AsyncChannel:
         self._connection = Connection(Role.CLIENT)
         self._descriptors = Descriptors()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._unsent: deque[tuple[bytearray, int, bool]] = deque()  # frame, bytes of it sent, whether to wipe it
+        self._unsent: deque[tuple[int, bytearray, int, bool]] = deque()  # id, frame, bytes sent, whether to wipe it
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._connecting = asyncio.Lock()
         self.generation = 0
@@ -130,14 +130,21 @@ class AsyncChannel:
         self, op: str, keys: Mapping[str, Any], run: bytes | None, tail: bytes | bytearray | memoryview, limit: float
     ) -> Answer | tuple[VaultError, bool]:
         sent = False
-        answer: asyncio.Future[Answer] | None = None
         try:
             async with asyncio.timeout(limit), self._slots:
-                await self.connect()
-                answer = asyncio.get_running_loop().create_future()
-                self._ask(op, keys, run, tail, answer)
-                sent = True
-                return await answer
+                reused = self.connected
+                while True:
+                    await self.connect()
+                    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                    self._ask(op, keys, run, tail, answer)
+                    sent = True
+                    try:
+                        return await answer
+                    except _NotSent:
+                        sent = False
+                        if not reused:
+                            raise
+                        reused = False  # the old connection was closed: once more over a new one
         except TimeoutError:
             raise TimedOut(
                 f"the daemon did not answer within {limit:g} s", "whether it did what was asked is not known"
@@ -164,7 +171,7 @@ class AsyncChannel:
             raise ProtocolError(error.message, "the request was not sent") from None
         if answer is not None:
             self._waiting[id_] = answer
-        self._unsent.append((frame, 0, len(tail) > 0))
+        self._unsent.append((id_, frame, 0, len(tail) > 0))
         if len(self._unsent) == 1:
             self._send()
 
@@ -176,10 +183,10 @@ class AsyncChannel:
         loop = asyncio.get_running_loop()
         try:
             while self._unsent:
-                frame, done, secret = self._unsent[0]
+                id_, frame, done, secret = self._unsent[0]
                 done += opened.send(memoryview(frame)[done:])
                 if done < len(frame):
-                    self._unsent[0] = (frame, done, secret)
+                    self._unsent[0] = (id_, frame, done, secret)
                     continue
                 if secret:
                     wipe(frame)
@@ -256,16 +263,23 @@ class AsyncChannel:
         opened.close()
         self._connection.forget()
         self._descriptors.close()
-        for frame, _, secret in self._unsent:
+        waiting, self._waiting = self._waiting, {}
+        for id_, frame, _, secret in self._unsent:
             if secret:
                 wipe(frame)
+            future = waiting.pop(id_, None)
+            if future is not None and not future.done():
+                future.set_exception(_NotSent(error.message, error.hint, code=error.code))
         self._unsent.clear()
-        waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
                 future.set_exception(error)
         if tell:
             self._on_lost(error)
+
+
+class _NotSent(Unavailable):
+    """The connection ended before the request had gone out whole: it cannot have been done."""
 
 
 class _Refused(Exception):

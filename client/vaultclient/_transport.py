@@ -237,29 +237,22 @@ class Channel:
     ) -> Answer | tuple[VaultError, bool]:
         """One try: the answer, or what went wrong and whether trying again can help and cannot do it twice."""
         until = self._now() + limit
-        if not self.connected:
-            try:
-                self.connect(limit)
-            except Unavailable as error:
-                return error, True
         try:
-            id_, frame = self._connection.request(op, keys, run=run, tail=tail)
-        except LocalProtocolError as error:
-            raise ProtocolError(error.message, "the request was not sent") from None
+            id_ = self._ask(op, keys, run, tail, until)
+        except Unavailable as error:
+            return error, True  # nobody was there, or the frame did not go out whole: nothing can have been done
+        except TimeoutError:
+            raise self._timed_out(limit) from None
         try:
-            self._send(frame, until)
             reply = self._await(id_, until)
             if not reply.ok:
                 if reply.id is None:
                     self.close()
-                error_ = error_of(reply)
-                return error_, error_.code in RETRIED_CODES  # a refusal did nothing: any request may be repeated
+                refusal = error_of(reply)
+                return refusal, refusal.code in RETRIED_CODES  # a refusal did nothing: any request may be repeated
             return Answer(reply.keys, reply.tail, self._take_descriptor(reply, until))
         except TimeoutError:
-            self.close()  # a late answer must not be taken for the next request's
-            raise TimedOut(
-                f"the daemon did not answer within {limit:g} s", "whether it did what was asked is not known"
-            ) from None
+            raise self._timed_out(limit) from None
         except OSError as error:
             self.close()
             return lost(error.strerror or ""), op in REPEATABLE
@@ -269,9 +262,45 @@ class Channel:
         except BaseException:
             self.close()  # stopped in the middle: what comes next on this connection is nobody's answer
             raise
-        finally:
-            if tail:
-                wipe(frame)
+
+    def _ask(
+        self,
+        op: str,
+        keys: Mapping[str, Any],
+        run: bytes | None,
+        tail: bytes | bytearray | memoryview,
+        until: float,
+    ) -> int:
+        """Send one request and return its id; over a new connection when the old one turns out to be closed."""
+        reused = self.connected
+        while True:
+            if not self.connected:
+                self.connect(self._left(until))
+            try:
+                id_, frame = self._connection.request(op, keys, run=run, tail=tail)
+            except LocalProtocolError as error:
+                raise ProtocolError(error.message, "the request was not sent") from None
+            try:
+                self._send(frame, until)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                self.close()
+                if not reused:
+                    raise lost(error.strerror or "") from None
+                reused = False
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return id_
+            finally:
+                if tail:
+                    wipe(frame)
+
+    def _timed_out(self, limit: float) -> TimedOut:
+        self.close()  # a late answer must not be taken for the next request's
+        return TimedOut(f"the daemon did not answer within {limit:g} s", "whether it did what was asked is not known")
 
     def _open(self) -> socket.socket:
         if self._socket is None:

@@ -260,3 +260,17 @@ def test_child_claims_the_run_it_was_handed(daemon: Any) -> None:
         assert daemon.ops().count("run.claim") == 1
 
     play(scene())
+
+
+def test_idle_connection_that_the_daemon_closed_is_replaced(daemon: Any) -> None:
+    """A daemon that restarted between two requests costs nothing, whether the loop has heard of it or not."""
+
+    async def scene() -> None:
+        async with AsyncClient(daemon.path, environ={}) as vault:
+            assert (await vault.status())["state"] == "unsealed"
+            daemon.restart()  # in the loop's own thread: it has not heard of the end
+            assert await vault.put("acme", "new", b"x") == 1
+            await asyncio.to_thread(daemon.restart)
+            assert await vault.put("acme", "new", b"x") == 2
+
+    play(scene())

@@ -210,3 +210,14 @@ def test_what_may_be_done_twice_is_repeated(daemon: Any) -> None:
     with Client(daemon.path, environ={}, retry_for=10) as client:
         assert client.status()["state"] == "unsealed"
     assert daemon.ops().count("status") == 2
+
+
+def test_idle_connection_that_the_daemon_closed_is_replaced(daemon: Any, client: Client) -> None:
+    """A daemon that restarted between two requests costs nothing: what was not sent whole cannot have been done."""
+    assert client.status()["state"] == "unsealed"
+    for n in range(3):
+        daemon.restart()
+        assert client.put("acme", "new", b"x") == n + 1
+    daemon.stop()
+    with pytest.raises(errors.Unavailable, match="no daemon answers"):
+        client.put("acme", "new", b"x")
