@@ -119,7 +119,8 @@ class Trail:
     def expire_sessions(self) -> None:
         """Wipe the keys of sessions that are over; to be called now and then, as a quiet trail never asks."""
         now = self._clock.boot()
-        for uid, session in list(self._sessions.items()):
+        while self._sessions:
+            uid, session = next(iter(self._sessions.items()))
             if session.expires > now:
                 break
             self._forget(uid)
