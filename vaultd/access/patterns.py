@@ -107,23 +107,40 @@ class Matcher:
         return f"Matcher({self.text!r})"
 
 
-def _canonical(text: str) -> list[str]:
-    """Segments with each neighbourhood of `*` and `**` in one order: `**/*` and `*/**` mean the same."""
-    out: list[str] = []
+def _without_order(text: str) -> list[str]:
+    """Segments with each neighbourhood of `*` and `**` in one order, for `*/**` and `**/*` mean the same."""
     row = text.split("/")
     if all(segment == ANYTHING for segment in row):
         return ["*", ANYTHING]  # a name has at least one segment
-    pending = False
-    for segment in row:
+    out: list[str] = []
+    across = False
+    for segment in [*row, ""]:
         if segment == ANYTHING:
-            pending = True
+            across = True
             continue
-        if pending and segment != "*":
+        if across and segment != "*":
             out.append(ANYTHING)
-            pending = False
-        out.append(segment)
-    if pending:
-        out.append(ANYTHING)
+            across = False
+        if segment:
+            out.append(segment)
+    return out
+
+
+def _gaps(text: str) -> list[str | int]:
+    """Segments, and for each neighbourhood with a `**` the least number of segments that it takes."""
+    out: list[str | int] = []
+    stars = 0
+    for segment in [*_without_order(text), ""]:
+        if segment == "*":
+            stars += 1
+        elif segment == ANYTHING:
+            out.append(stars)
+            stars = 0
+        else:
+            out += ["*"] * stars
+            stars = 0
+            if segment:
+                out.append(segment)
     return out
 
 
@@ -136,14 +153,33 @@ def _segment_covers(outer: _Parts, inner: str) -> bool:
 def covers(outer: str, inner: str) -> bool:
     """Whether every name that `inner` matches is matched by `outer`.
 
-    Never wrongly true. It may be false for pairs that are equal only by the limits on a name's length, or in which a
-    `**` of `inner` would have to be split: then a child's scope must be written more like its parent's.
+    Never wrongly true. It may be false for pairs that are equal only by the limits on a name's length or letters, or
+    when a `**` of `inner` would have to be shared between two parts of `outer`: write a child's scope more like its
+    parent's then.
 
     Raises:
         Invalid: either is not a pattern.
     """
-    row = [_compile(segment) for segment in _canonical(pattern(outer))]
-    return _row_matches(row, _canonical(pattern(inner)), _segment_covers)
+    pattern(outer)
+    row = _without_order(pattern(inner))
+    reached = {0}  # how far into `row` the parts of `outer` so far may have come
+    for part in _gaps(outer):
+        if isinstance(part, int):
+            # A gap takes in any stretch that always stands for enough segments.
+            reached = {
+                end
+                for start in reached
+                for end in range(start, len(row) + 1)
+                if sum(segment != ANYTHING for segment in row[start:end]) >= part
+            }
+        else:
+            compiled = _compile(part)
+            reached = {
+                at + 1
+                for at in reached
+                if at < len(row) and compiled is not None and _segment_covers(compiled, row[at])
+            }
+    return len(row) in reached
 
 
 def each_covered(inner: Iterable[str], outer: Iterable[str]) -> bool:
