@@ -13,6 +13,7 @@ from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.offline import verify
 from vaultclient.cli.options import tenant_argument
+from vaultclient.cli.output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,7 @@ def export(app: App, tenant: str, out: str) -> None:
         for page in pages():
             target.write(page)
     app.out.done(
-        f"{count} records of {tenant} are in {out}",
+        f"{counted(count, 'record')} of {tenant} are in {out}",
         {"tenant": tenant, "out": out, "records": count, "size": target.size},
     )
 

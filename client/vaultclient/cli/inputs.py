@@ -182,9 +182,9 @@ def prompt(question: str, limit: int) -> bytearray:
         before = termios.tcgetattr(terminal)
         hidden = termios.tcgetattr(terminal)
         hidden[3] &= ~(termios.ECHO | termios.ICANON)
-        os.write(terminal, f"{question}: ".encode())
         try:
             termios.tcsetattr(terminal, termios.TCSAFLUSH, hidden)
+            os.write(terminal, f"{question}: ".encode())  # not before: who answers at once must not see it echoed
             return _hidden_line(terminal, limit)
         finally:
             # Flushing drops the rest of a paste: it must not end up as commands in the shell.

@@ -11,6 +11,7 @@ from vaultclient.cli.durations import duration, shown_duration
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import verb
 from vaultclient.cli.options import Whole, secret_argument, tenant_argument
+from vaultclient.cli.output import counted
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -108,7 +109,7 @@ def revoke(app: App, lease: str | None, run: str | None, secret: str | None, ten
         keys.update(tenant=owner, secret=name)
     reply = app.call("lease.revoke", {key: value for key, value in keys.items() if value is not None}).keys
     count = reply["revoked"]
-    app.out.done(f"{count} lease{'s' * (count != 1)} revoked", reply)
+    app.out.done(f"{counted(count, 'lease')} revoked", reply)
     if reply.get("recorded") is False:
         app.out.warn("the journal could not be written; this is recorded when the vault is reopened")
     if count:

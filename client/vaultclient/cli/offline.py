@@ -15,6 +15,7 @@ from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import read_file, slot_secret
 from vaultclient.cli.options import slot_options
+from vaultclient.cli.output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +113,8 @@ def verify(app: App, directory: str | None, checkpoint: str | None, checkpoint_k
     if app.as_json:
         app.out.json_line(about)
         return
-    app.out.say(f"{verdict.lines} lines of {found.trails} trails verify; head {verdict.head.hex()[:16]}...")
+    walked = f"{counted(verdict.lines, 'line')} of {counted(found.trails, 'trail')}"
+    app.out.say(f"{walked} verify; head {verdict.head.hex()[:16]}...")
     _lines(app, "ruled out:", found.ruled_out)
     _lines(app, "not ruled out:", found.not_ruled_out)
     _lines(app, "notes:", found.notes)
@@ -160,8 +162,10 @@ def _report_check(app: App, found: Any) -> None:
     if app.as_json:
         app.out.json_line(about)
     else:
-        opened = f"{found.values} values and {found.records} audit records opened" if found.seals else "structure alone"
-        app.out.say(f"{found.files} files checked, {opened}")
+        opened = "structure alone"
+        if found.seals:
+            opened = f"{counted(found.values, 'value')} and {counted(found.records, 'audit record')} opened"
+        app.out.say(f"{counted(found.files, 'file')} checked, {opened}")
         _lines(app, "problems:", problems)
         _lines(app, "notes:", found.notes)
         if not found.seals and not problems:

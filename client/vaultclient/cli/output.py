@@ -15,7 +15,7 @@ from vaultclient.cli.failures import CliError, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Output", "wants_colour"]
+__all__ = ["Output", "counted", "wants_colour"]
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _GAP = 2
@@ -190,6 +190,12 @@ class Output:
         """Something a person should know even with --quiet; not with --json, whose standard error is for errors."""
         if not self.as_json:
             self._aside(f"vaultctl: warning: {plain(text)}")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 line`, `2 lines`; nouns in s, x, ch take es."""
+    plural = noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def _jsonable(value: object) -> object:

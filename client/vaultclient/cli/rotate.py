@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vaultclient.cli import inputs
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import secret_argument, tenant_argument, value_options
+from vaultclient.cli.output import counted
 from vaultclient.cli.secrets import NEVER_ARGV, stored_newline
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: 
     finally:
         inputs.wipe(value)
     holders = reply.get("holders")
-    told = "" if holders is None else f"; {holders} holder{'s' * (holders != 1)} told"
+    told = "" if holders is None else f"; {counted(holders, 'holder')} told"
     app.out.done(
         f"{tenant} {secret}: version {reply['version']} is current{told}",
         {"rotated": "secret", "tenant": tenant, "secret": secret, **reply},

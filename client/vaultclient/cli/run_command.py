@@ -11,6 +11,7 @@ from vaultclient.cli.children import must_be_found
 from vaultclient.cli.durations import duration
 from vaultclient.cli.failures import CliError, Stopped
 from vaultclient.cli.group import Verb, verb
+from vaultclient.cli.output import counted
 from vaultclient.cli.run_plan import Plan, environment, placements
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def run(
 
     status, left = carry_out(plan)
     if left:
-        app.out.note(f"{left} process{'es' * (left != 1)} that the command started still run; the run itself is over")
+        app.out.note(f"{counted(left, 'process')} that the command started still run; the run itself is over")
     raise Stopped(status)
 
 

@@ -1,0 +1,257 @@
+"""What a person at a terminal sees: hidden prompts, no values unasked, colour, and a run with a terminal of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PASSPHRASE = "correct horse battery staple"
+
+
+class Screen:
+    """vaultctl at a pseudo-terminal of 80 columns, as a shell would start it: a job in the foreground."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.near, far = os.openpty()
+        fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        # What a shell does between fork and exec; here by a program, because this process has threads.
+        take = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", take, sys.executable, "-m", "vaultclient.cli", *arguments],
+            stdin=far,
+            stdout=far,
+            stderr=far,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm", **(environment or {})},
+        )
+        os.close(far)
+        self.shown = ""
+
+    def read(self, seconds: float = 0.05) -> bool:
+        """Take what is shown within some time; False when nothing came, or nothing will."""
+        if not select.select([self.near], [], [], seconds)[0]:
+            return False
+        try:
+            data = os.read(self.near, 65_536)
+        except OSError:
+            return False
+        self.shown += data.decode(errors="replace")
+        return bool(data)
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Read until the pattern is on the screen."""
+        end = time.monotonic() + 15
+        while (found := re.search(pattern, self.shown)) is None:
+            assert time.monotonic() < end, f"{pattern!r} is not in {self.shown!r}"
+            self.read()
+        return found
+
+    def type(self, keys: str) -> None:
+        os.write(self.near, keys.encode())
+
+    def end(self) -> int:
+        """Read to the end; returns the exit status."""
+        end = time.monotonic() + 15
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"still running: {self.shown!r}"
+            self.read()
+        while self.read(0):
+            pass
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.near)
+
+
+@pytest.fixture
+def screen(ctl: Any) -> Iterator[Any]:
+    made: list[Screen] = []
+
+    def make(*arguments: str, **options: Any) -> Screen:
+        made.append(Screen(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_a_passphrase_is_asked_for_and_not_shown(screen: Any, vault: Any) -> None:
+    """What is typed appears nowhere, and opens the vault."""
+    vault.state = "sealed"
+    at = screen("unseal")
+    at.expect("passphrase: ")
+    at.type(PASSPHRASE + "\r")
+    assert at.end() == 0
+    assert "correct" not in at.shown
+    assert "the vault is unsealed; this shell is admin for 15m" in at.shown
+    assert vault.state == "unsealed"
+
+
+def test_the_prompt_can_be_edited(screen: Any, vault: Any) -> None:
+    """Backspace takes a character (of several bytes too), ^U the line."""
+    at = screen("login")
+    at.expect("passphrase: ")
+    at.type("rubbish\x15" + PASSPHRASE[:-1] + "äx\x7f\x7f" + PASSPHRASE[-1] + "\r")
+    assert at.end() == 0
+
+
+def test_ctrl_c_at_a_prompt_ends_with_130_and_restores_the_terminal(screen: Any, vault: Any) -> None:
+    """No traceback, no question asked of the daemon, and what is typed next shows again."""
+    at = screen("login")
+    at.expect("passphrase: ")
+    assert not termios.tcgetattr(at.near)[3] & termios.ECHO
+    at.type("\x03")
+    assert at.end() == 130
+    assert termios.tcgetattr(at.near)[3] & termios.ECHO
+    assert "Traceback" not in at.shown
+    assert vault.asked == []
+
+
+def test_a_new_passphrase_is_asked_for_twice(screen: Any, vault: Any) -> None:
+    """Two that differ change nothing."""
+    at = screen("slot", "add")
+    at.expect("new slot's passphrase: ")
+    at.type("one\r")
+    at.expect("new slot's passphrase, again: ")
+    at.type("two\r")
+    assert at.end() == 2
+    assert "not the same" in at.shown
+    assert vault.asked == []
+
+
+def test_put_asks_for_the_value_at_a_terminal(screen: Any, vault: Any) -> None:
+    """A hidden line longer than a terminal's own 4,095 characters is stored whole."""
+    at = screen("put", "acme", "jwt")
+    at.expect("value of acme jwt: ")
+    value = "e" * 9_000
+    for start in range(0, len(value), 1_000):
+        at.type(value[start : start + 1_000])
+    at.type("\r")
+    assert at.end() == 0
+    assert vault.tenants["acme"]["jwt"] == [value.encode()]
+    assert "eee" not in at.shown
+
+
+def test_a_paste_of_several_lines_is_refused(screen: Any, vault: Any) -> None:
+    """A key of several lines would be cut at the first; the rest must not reach the shell either."""
+    at = screen("put", "acme", "pem")
+    at.expect("value of acme pem: ")
+    at.type("-----BEGIN\rabc\r")
+    assert at.end() == 2
+    assert "--file" in at.shown
+    assert vault.asked == []
+
+
+def test_a_value_is_not_printed_to_a_terminal_unasked(screen: Any, vault: Any) -> None:
+    """get refuses before it asks, so nothing is recorded as read; --reveal prints."""
+    vault.tenants["acme"]["k"] = [b"sk-1"]
+    for line in (["get", "acme", "k"], ["--json", "get", "acme", "k"]):
+        at = screen(*line)
+        assert at.end() == 2
+        assert "sk-1" not in at.shown
+    assert vault.asked == []
+    at = screen("get", "acme", "k", "--reveal")
+    assert at.end() == 0
+    assert at.shown.startswith("sk-1\r\n")
+
+
+def test_colour_is_for_terminals_that_want_it(screen: Any, ctl: Any) -> None:
+    """Coloured at a terminal; plain with NO_COLOR, at a dumb one, and in a pipe."""
+    at = screen("status")
+    assert at.end() == 0
+    assert "\x1b[32munsealed\x1b[0m" in at.shown
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        at = screen("status", environment=environment)
+        assert at.end() == 0
+        assert "\x1b" not in at.shown
+    assert "\x1b" not in ctl("status").text
+
+
+def test_tables_fit_eighty_columns_and_show_escape_sequences_as_text(screen: Any, vault: Any) -> None:
+    """Long cells go on below themselves, and a description cannot drive the terminal."""
+    vault.tenants["acme"] = {f"team-{n}/" + "segment/" * 6 + "key": [b"1"] for n in range(3)}
+    at = screen("secrets", "acme", environment={"NO_COLOR": "1"})
+    assert at.end() == 0
+    assert "\x1b" not in at.shown
+    assert "\\x1b[31m" in at.shown
+    assert max(map(len, at.shown.split("\r\n"))) <= 80
+
+
+def test_a_run_has_a_terminal_of_its_own(screen: Any) -> None:
+    """Its streams are one, it leads the foreground there, and has a size and /dev/tty; not the person's terminal."""
+    code = (
+        "import os, sys; t = os.ttyname(0)\n"
+        "print('tty', [os.isatty(n) for n in (0, 1, 2)], os.tcgetpgrp(0) == os.getpgrp(), os.get_terminal_size())\n"
+        "print('same', t == sys.argv[1]); os.close(os.open('/dev/tty', os.O_RDWR)); print('devtty')\n"
+        "print('got', input())"
+    )
+    at = screen("run", "--tenant", "acme", "--", sys.executable, "-c", code, "/dev/pts/none")
+    at.expect(r"tty \[True, True, True\] True os.terminal_size\(columns=80, lines=24\)")
+    at.expect("devtty")
+    at.type("hello\r")
+    assert at.end() == 0
+    assert "got hello" in at.shown
+    assert termios.tcgetattr(at.near)[3] & termios.ICANON  # given back as it was
+
+
+def test_keys_and_size_reach_the_run(screen: Any) -> None:
+    """^C interrupts the command alone, which decides; a new size of the window arrives."""
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'size %d\\n' % os.get_terminal_size().columns))\n"
+        "print('ready', flush=True)\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: print('interrupted'); sys.exit(6)"
+    )
+    at = screen("run", "--tenant", "acme", "--", sys.executable, "-c", code)
+    at.expect("ready")
+    fcntl.ioctl(at.near, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    at.expect("size 100")
+    at.type("\x03")
+    assert at.end() == 6
+    assert "interrupted" in at.shown
+
+
+def test_ctrl_z_stops_the_whole_job(screen: Any) -> None:
+    """The command and vaultctl stop, the terminal is the shell's again; SIGCONT goes on where it was."""
+    at = screen("run", "--tenant", "acme", "--", "sh", "-c", "echo ready; read line; echo got $line")
+    at.expect("ready")
+    at.type("\x1a")
+    _, status = os.waitpid(at.process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert termios.tcgetattr(at.near)[3] & termios.ICANON
+    at.process.send_signal(signal.SIGCONT)
+    at.type("on\r")
+    at.expect("got on")
+    assert at.end() == 0
+
+
+def test_a_revoked_run_gives_the_terminal_back(screen: Any, vault: Any) -> None:
+    """In the middle of a full-screen program: 143, and the terminal as it was."""
+    vault.tenants["acme"]["k"] = [b"1"]
+    at = screen("run", "--tenant", "acme", "--env", "K=k", "--", "sh", "-c", "stty raw -echo; echo ready; sleep 60")
+    at.expect("ready")
+    (lease,) = vault.leases
+    vault.revoke(lease)
+    assert at.end() == 143
+    assert termios.tcgetattr(at.near)[3] & termios.ICANON
+    assert "was revoked" in at.shown
