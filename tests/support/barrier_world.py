@@ -35,7 +35,14 @@ def passphrase(text: bytes = PASSPHRASE) -> SecretBytes:
 class BarrierWorld:
     """An unsealed vault; `store` may be one that holds a vault already."""
 
-    def __init__(self, store: Store | None = None, *, seed: int = 0, clock: ManualClock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        seed: int = 0,
+        clock: ManualClock | None = None,
+        secret: bytes = PASSPHRASE,
+    ) -> None:
         self.rng = random.Random(seed)
         self.clock = clock or ManualClock()
         self.store: Store = MemoryStore() if store is None else store
@@ -52,7 +59,7 @@ class BarrierWorld:
                 random=self.rng.randbytes,
             )
         self.barrier = Barrier.open(self.store, self.clock, minimum=CHEAPEST, random=self.rng.randbytes)
-        self.unseal()
+        self.unseal(secret)
 
     def unseal(self, text: bytes = PASSPHRASE) -> None:
         with passphrase(text) as given:

@@ -76,13 +76,12 @@ class MemoryStore:
             return bytes(content)
 
     def exists(self, path: str) -> bool:
-        with self._mutex:
-            self._alive()
-            try:
+        try:
+            with self._mutex, system_errors("look at", path):
                 parent, name = self._parent(path)
-            except FileNotFoundError:
-                return False
-            return name in parent.live
+                return name in parent.live
+        except NotFound:
+            return False
 
     def list(self, path: str = "") -> list[str]:
         with self._step("read", path):

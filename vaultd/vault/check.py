@@ -123,7 +123,7 @@ def _structure(store: Store, keyring: Keyring | None, report: CheckReport) -> No
         report.notes.append(f"{KEYRING_NEXT}: a change of the keyring was interrupted; the next opening settles it")
     if keyring is not None:
         # Anchor, keyring and heads against each other: nothing here needs a key.
-        report.attempt("the files of the vault", _survey, store)
+        report.attempt("the files of the vault", _survey, store, report)
     report.attempt("audit journal", _journal, store, report)
     if keyring is None:
         return
@@ -134,8 +134,11 @@ def _structure(store: Store, keyring: Keyring | None, report: CheckReport) -> No
     _strays(store, keyring, report)
 
 
-def _survey(store: Store) -> None:
-    survey(store).state.close()
+def _survey(store: Store, report: CheckReport) -> None:
+    found = survey(store)
+    found.state.close()
+    if found.found.torn:
+        report.notes.append(f"{STATE}: one of its two slots is not whole, as a crash leaves it; the other counts")
 
 
 def _journal(store: Store, report: CheckReport) -> None:
