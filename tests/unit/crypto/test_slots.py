@@ -97,6 +97,17 @@ def test_wrong_secret(vault: Vault, kind: SlotKind) -> None:
             opened(slot, SecretBytes.copy_of(wrong))
 
 
+def test_a_kept_error_holds_no_slot_key(vault: Vault) -> None:
+    """An error that somebody keeps also keeps the frames it passed; the slot key in them is wiped."""
+    with pytest.raises(WrongSecret) as caught:
+        opened(vault.slot(), SecretBytes.copy_of(b"wrong"))
+    held = [entry.frame.f_locals["slot_key"] for entry in caught.traceback if "slot_key" in entry.frame.f_locals]
+    assert held
+    for key in held:
+        with pytest.raises(Internal, match="wiped"):
+            key.view()
+
+
 def test_fields_stand_where_the_layout_says(vault: Vault) -> None:
     """The bytes are the ones that FORMAT.md draws."""
     slot = vault.slot(label="été", profile=kdf.Profile(2, 64, 3))

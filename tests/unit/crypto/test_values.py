@@ -100,6 +100,14 @@ def test_other_plaintexts_do_not_open(data_key: Key, envelope: Envelope, plainte
         envelope.open(SECRET, 1, genuine[:104] + forged(inner, plaintext))
 
 
+def test_a_kept_error_holds_no_plaintext(data_key: Key) -> None:
+    """An error that somebody keeps also keeps the frames it passed; what was decrypted in them is wiped."""
+    with pytest.raises(IntegrityError) as caught:
+        open_value(data_key, forged(data_key, b"\0\0\0\0" + b"s" * 60), VAULT, TENANT, SECRET, 1)
+    held = [entry.frame.f_locals["buffer"] for entry in caught.traceback if "buffer" in entry.frame.f_locals]
+    assert held == [bytearray(64)]
+
+
 def test_largest_plaintext_opens(data_key: Key) -> None:
     """The forger's control: the genuine form of the largest value does open."""
     plaintext = b"\0\x10\0\0" + bytes(pad(4 + VALUE_MAX) - 4)
