@@ -1,0 +1,141 @@
+"""The real daemon as a process of its own, for tests and benchmarks: the shipped wiring, with cheap Argon2id slots.
+
+    python tests/support/daemon.py DIR SOCKET [CONFIG]
+
+serves a vault whose slots may cost as little as `CHEAPEST`: by parameter, as no environment or option can ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any, Self
+
+from vaultclient import Client
+from vaultd.crypto.kdf import CHEAPEST
+from vaultd.vault import offline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+class Daemon:
+    """A vault in a directory of its own, and its daemon.
+
+    Args:
+        config: text of its vaultd.toml.
+        admin_uids: of the vault.
+        unseal: whether to unseal it at once.
+
+    Attributes:
+        admin: a client of this process with an admin ticket that no other process shares.
+    """
+
+    def __init__(self, *, config: str = "", admin_uids: Sequence[int] = (), unseal: bool = True) -> None:
+        # Not under a private temporary directory: processes of other uids connect too.
+        self.folder = tempfile.mkdtemp(prefix="vaultd-test-")
+        os.chmod(self.folder, 0o755)  # noqa: S103
+        self.dir = os.path.join(self.folder, "vault")
+        self.socket = os.path.join(self.folder, "run", "vaultd.sock")
+        os.mkdir(os.path.dirname(self.socket), 0o755)
+        self.config = os.path.join(self.folder, "vaultd.toml")
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(config)
+        os.chmod(self.config, 0o644)
+        offline.init(self.dir, secret=bytearray(PASSPHRASE), admin_uids=admin_uids, profile=CHEAPEST)
+        self.start()
+        self.admin = self.client()
+        if unseal:
+            self.unseal()
+
+    def start(self) -> None:
+        """Start the daemon and wait until it listens."""
+        environment = {"PATH": os.environ["PATH"], "HOME": self.folder}
+        command = [sys.executable, os.path.abspath(__file__), self.dir, self.socket, self.config]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+        self.log = b""
+        assert self.process.stderr is not None
+        while not self.log.endswith(f"listening on {self.socket}\n".encode()):
+            line = self.process.stderr.readline()
+            assert line, f"vaultd did not start: {self.log.decode()}"
+            self.log += line
+
+    def unseal(self, client: Client | None = None) -> None:
+        """Unseal, and give this process (or the client's) a ticket of its own."""
+        (client or self.admin).call("unseal", {"kind": "passphrase", "bind": "self"}, PASSPHRASE)
+
+    def client(self, **options: Any) -> Client:
+        """A client of this process."""
+        return Client(self.socket, environ={}, **options)
+
+    def tenant(self, name: str, **secrets: bytes) -> None:
+        """Make a tenant with secrets; `__` in a keyword is a `/` in the name."""
+        self.admin.call("tenant.create", {"tenant": name})
+        for secret, value in secrets.items():
+            self.admin.put(name, secret.replace("__", "/"), value)
+
+    def service(self, name: str, *, uid: int | None = None, **selectors: Any) -> None:
+        """Make a service; of this process's uid unless said otherwise."""
+        self.admin.call("service.add", {"service": name, "uid": os.geteuid() if uid is None else uid, **selectors})
+
+    def grant(self, tenant: str, service: str, *secrets: str, **bounds: Any) -> str:
+        """Make a grant; its id."""
+        keys = {"tenant": tenant, "service": service, "secrets": list(secrets), **bounds}
+        grant: str = self.admin.call("grant.add", keys).keys["grant"]
+        return grant
+
+    def ctl(self, *arguments: str, data: bytes = b"", **more: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run one `vaultctl` against this daemon."""
+        environment = {**os.environ, "VAULTD_SOCKET": self.socket, "NO_COLOR": "1"}
+        for name in ("VAULTD_RUN", "VAULTD_RUN_FD"):
+            environment.pop(name, None)
+        command = [sys.executable, "-m", "vaultclient.cli", *arguments]
+        return subprocess.run(
+            command, input=data, capture_output=True, env=environment, timeout=60, check=False, **more
+        )
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon with a signal; its exit status."""
+        self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=30)
+        self.log += rest
+        return self.process.returncode
+
+    def close(self) -> None:
+        """End everything and remove the files."""
+        self.admin.close()
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _main() -> None:
+    from vaultd.daemon import main as daemon
+
+    directory, socket, config = sys.argv[1:4]
+    kernel = daemon.Kernel()
+    kernel.probe()
+    live = daemon.LiveConfig(config, os.environ, os.geteuid(), dir=directory, socket=socket)
+    daemon.harden(kernel.features)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(daemon.serve(live, kernel, minimum=CHEAPEST))
+
+
+if __name__ == "__main__":
+    _main()
