@@ -139,13 +139,14 @@ class SecretBytes:
     def __exit__(self, *_: object) -> None:
         self.wipe()
 
-    # Defining `__eq__` alone takes `__hash__` away, which is meant: a hash would be a fingerprint in any set or dict.
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SecretBytes | bytes | bytearray | memoryview):
             theirs, size = pointer_to(other)
             # The length is not hidden: sizes are public (padded) everywhere in the formats.
             return size == self._size and sodium.memcmp(self.pointer, theirs, size) == 0
         return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # a hash would be a fingerprint of the secret in any set or dict
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} redacted>"
