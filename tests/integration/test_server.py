@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def running() -> Iterator[Running]:
+    """A server that writes every flush in its thread, so that a test can hold one back."""
     with Running() as running:
+        yield running
+
+
+@pytest.fixture(params=[0, 1000], ids=["thread", "inline"])
+def either(request: pytest.FixtureRequest) -> Iterator[Running]:
+    """A server that writes its flushes in one way or the other."""
+    with Running(inline_cost=request.param) as running:
         yield running
 
 
@@ -56,11 +64,11 @@ def test_answer_waits_for_the_flush(running: Running) -> None:
     assert running.ledger.batches == [1, 20]
 
 
-def test_unrecorded_answers_do_not_wait(running: Running) -> None:
+def test_unrecorded_answers_do_not_wait(either: Running) -> None:
     """What stages nothing is answered at once while nothing is being flushed."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         assert caller.call("status").ok
-    assert running.ledger.batches == []
+    assert either.ledger.batches == []
 
 
 def test_later_answers_wait_for_what_they_saw(running: Running) -> None:
@@ -80,28 +88,28 @@ def test_later_answers_wait_for_what_they_saw(running: Running) -> None:
         assert one.receive().keys == {"version": 3}
 
 
-def test_failed_flush_releases_nothing(running: Running) -> None:
+def test_failed_flush_releases_nothing(either: Running) -> None:
     """After a failed flush the group is answered `halted`, and only what stops harm says that it was done."""
-    running.ledger.fails = OSError(28, "No space left on device")
-    with running.caller() as caller:
+    either.ledger.fails = OSError(28, "No space left on device")
+    with either.caller() as caller:
         assert caller.call("lease.acquire", LEASE).code == "halted"
         assert caller.call("lease.release", {"lease": "x"}).code == "halted"
         assert caller.call("seal").keys == {"recorded": False}
-    assert running.handler.opened == []
-    assert running.ledger.halted
+    assert either.handler.opened == []
+    assert either.ledger.halted
 
 
-def test_denial_is_recorded_first(running: Running) -> None:
+def test_denial_is_recorded_first(either: Running) -> None:
     """A refusal waits for its record as well."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         reply = caller.call("lease.release", {"lease": "x"})
     assert (reply.code, reply.message) == ("denied", "not allowed, or not there")
-    assert running.ledger.durable == ["denied 1"]
+    assert either.ledger.durable == ["denied 1"]
 
 
-def test_bug_is_internal_and_silent(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_bug_is_internal_and_silent(either: Running, caplog: pytest.LogCaptureFixture) -> None:
     """A bug in a verb answers `internal`, logs where it was and not what it said, and the connection goes on."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         reply = caller.call("lease.renew", {"lease": "x"})
         assert caller.call("status").ok
     assert reply.code == "internal"
@@ -109,22 +117,22 @@ def test_bug_is_internal_and_silent(running: Running, caplog: pytest.LogCaptureF
     assert "ZeroDivisionError at serving.py" in caplog.text
 
 
-def test_value_is_wiped_after_sending(running: Running) -> None:
+def test_value_is_wiped_after_sending(either: Running) -> None:
     """The opened value and the tail of a request are zeroed once the answer has left."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         caller.call("lease.acquire", LEASE)
         caller.call("secret.put", {"tenant": "acme", "secret": "a"}, tail=b"from outside")
         caller.call("status")
-    assert running.handler.opened[0]._base is None
-    assert running.handler.tails[1] == bytes(len(b"from outside"))
+    assert either.handler.opened[0]._base is None
+    assert either.handler.tails[1] == bytes(len(b"from outside"))
 
 
-def test_deferred_answer(running: Running) -> None:
+def test_deferred_answer(either: Running) -> None:
     """A request that is decided later is answered later, and others are served meanwhile."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         number = caller.send("audit.show")
         assert caller.call("status").ok
-        running.run(lambda: running.handler.deferred[0].settle(answered({"next": "c", "count": 0})))
+        either.run(lambda: either.handler.deferred[0].settle(answered({"next": "c", "count": 0})))
         assert caller.receive().id == number
 
 
@@ -154,13 +162,13 @@ def test_slow_subscriber_is_let_go(running: Running) -> None:
         assert running.run(flood)
 
 
-def test_descriptor_waits_for_acknowledgement(running: Running) -> None:
+def test_descriptor_waits_for_acknowledgement(either: Running) -> None:
     """A second descriptor leaves only when the first is acknowledged; other answers do not wait for that."""
-    with running.caller() as caller:
+    with either.caller() as caller:
         first = caller.call("lease.acquire", {**LEASE, "memfd": True})
         assert first.memfd
         second = caller.send("lease.acquire", {**LEASE, "memfd": True})
-        running.until(lambda: len(running.handler.seen) == 2)
+        either.until(lambda: len(either.handler.seen) == 2)
         assert caller.call("ack", {"of": first.id}).ok
         reply = caller.receive()
         assert (reply.id, reply.memfd) == (second, True)
@@ -175,17 +183,17 @@ def test_descriptor_waits_for_acknowledgement(running: Running) -> None:
         assert caller.receive().code == "protocol"
 
 
-def test_whole_value_arrives_at_a_slow_reader(running: Running) -> None:
+def test_whole_value_arrives_at_a_slow_reader(either: Running) -> None:
     """Answers larger than the socket's buffer arrive whole; the next value is opened only when the last has left."""
-    running.handler.value = bytes(range(256)) * 190  # 48,640 bytes
-    with running.caller() as caller:
+    either.handler.value = bytes(range(256)) * 190  # 48,640 bytes
+    with either.caller() as caller:
         for _ in range(20):
             caller.send("lease.acquire", LEASE)
-        running.until(lambda: bool(running.server.dispatcher.slow))
-        opened = running.run(lambda: len(running.handler.opened))
+        either.until(lambda: bool(either.server.dispatcher.slow))
+        opened = either.run(lambda: len(either.handler.opened))
         assert opened < 20
         for _ in range(20):
-            assert bytes(caller.receive().tail) == running.handler.value
+            assert bytes(caller.receive().tail) == either.handler.value
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 20])

@@ -234,6 +234,7 @@ class Running:
         clock: Clock | None = None,
         group: int | None = None,
         handler: Callable[[Ledger, Kernel], Handler] | None = None,
+        inline_cost: float = 0,
     ) -> None:
         self.directory = tempfile.mkdtemp(prefix="vaultd-test-", dir="/tmp")
         os.chmod(self.directory, 0o755)  # noqa: S103  other uids must get there
@@ -245,6 +246,7 @@ class Running:
         self.handler: Any = (handler or Small)(self.ledger, self.kernel)
         self._clock = clock or SystemClock()
         self._group = group
+        self._inline_cost = inline_cost
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="server")
@@ -261,7 +263,13 @@ class Running:
         try:
             listener = listen(self.path, self.kernel, group=self._group)
             self.server = Server(
-                listener, self.handler, self.ledger, kernel=self.kernel, clock=self._clock, limits=self.limits
+                listener,
+                self.handler,
+                self.ledger,
+                kernel=self.kernel,
+                clock=self._clock,
+                limits=self.limits,
+                inline_cost=self._inline_cost,
             )
             self.server.start()
         except BaseException as error:  # noqa: BLE001  shown to the test

@@ -105,6 +105,7 @@ class Connection:
         self._output: deque[_Output] = deque()
         self._unread = 0
         self._reading = False
+        self._has_frame = False
         self._ending = False
         self._last_word = False
 
@@ -141,10 +142,7 @@ class Connection:
         the limit, because the `ack` is one of them.
         """
         return (
-            not self._output
-            and not self._ending
-            and self.wire.outstanding < self._most_in_flight
-            and self.wire.decoder.has_frame
+            not self._output and not self._ending and self._has_frame and self.wire.outstanding < self._most_in_flight
         )
 
     @property
@@ -180,12 +178,12 @@ class Connection:
             self._reading = False
 
     def _readable(self) -> None:
-        wire = self.wire
-        if self.queued or wire.decoder.has_frame:
+        if self._has_frame:
             # More than the one request that waits for its turn: the rest stays in the kernel's buffer and slows its
             # sender down, so one connection never costs more than one read a turn.
             self._pause()
             return
+        wire = self.wire
         try:
             count = self._socket.recv_into(wire.get_buffer())
             if count == 0:
@@ -201,6 +199,7 @@ class Connection:
             self.close()  # a reset: the peer is gone
             return
         if wire.decoder.has_frame:
+            self._has_frame = True
             self.frame_since = None
             if self.has_turn:
                 self._dispatcher.ready(self)
@@ -211,10 +210,13 @@ class Connection:
     def next_request(self) -> Request | Malformed | None:
         """Take one request out of the buffer; None, and the connection over, when the peer broke the framing."""
         try:
-            return self.wire.next_event()  # type: ignore[return-value]  # what a server receives
+            event = self.wire.next_event()
         except RemoteProtocolError as error:
             self.fail(error.message)
             return None
+        decoder = self.wire.decoder
+        self._has_frame = decoder.buffered > 0 and decoder.has_frame
+        return event  # type: ignore[return-value]  # what a server receives
 
     def turn_over(self) -> bool:
         """After a turn: whether another request waits; if none does, read on."""
@@ -222,9 +224,8 @@ class Connection:
             return False
         if self.has_turn:
             return True
-        decoder = self.wire.decoder
-        if not decoder.has_frame and not self._ending:
-            if decoder.buffered and self.frame_since is None:
+        if not self._has_frame and not self._ending:
+            if self.frame_since is None and self.wire.decoder.buffered:
                 self.frame_since = self.clock.boot()
                 self._dispatcher.slow.add(self)
             self._resume()

@@ -35,17 +35,24 @@ __all__ = ["Answer", "Committer", "Deferred", "Dispatcher", "Handler", "Pending"
 
 _log = logging.getLogger(__name__)
 
-SLICE: Final = 0.000_3
-"""Seconds of work on requests, or on answers, between two looks at the sockets."""
+SLICE: Final = 0.000_2
+"""Seconds of work on requests, or on answers, between two looks at the sockets while several uids are served..."""
+
+SLICE_ALONE: Final = 0.002
+"""...and while one uid has the daemon to itself: longer slices make larger groups, and nobody else waits for them."""
+
+SHARED_FOR: Final = 0.05
+"""Seconds after which a uid that asked nothing more no longer counts as being served."""
 
 UID_IN_FLIGHT: Final = 256
 """Requests of one uid that may be decided and not yet answered: what a flood can put in front of its own flush."""
 
-INLINE_GROUP: Final = 2
-"""Groups up to this size, with nobody else waiting, are flushed without the detour over the thread..."""
-
 INLINE_COST: Final = 0.001
-"""...where the last flush took no longer than this many seconds."""
+"""While the last flush took no longer than this many seconds, the next is written without the detour over the thread.
+
+The detour costs two changes of the interpreter's lock, which next to a busy event loop take longer than a fast disk. A
+slow disk's flush runs in the thread, and the loop goes on deciding meanwhile.
+"""
 
 T = TypeVar("T")
 
@@ -289,10 +296,20 @@ class Dispatcher:
         handler: decides requests.
         committer: makes what they staged durable.
         loop: the event loop.
+        inline_cost: see `INLINE_COST`; 0 writes every flush in the thread.
+
+    Attributes:
         slow: connections that have a frame or an answer under way, for the server's deadlines.
     """
 
-    def __init__(self, handler: Handler, committer: Committer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        committer: Committer,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        inline_cost: float = INLINE_COST,
+    ) -> None:
         self._handler = handler
         self._committer = committer
         self._loop = loop
@@ -304,7 +321,10 @@ class Dispatcher:
         self._group: list[Ticket] = []
         self._releasable: FairQueue[Ticket] = FairQueue()
         self._flushing = False
-        self._last_flush = INLINE_COST
+        self._inline_cost = inline_cost
+        self._last_flush = 0.0
+        self._last_uid = -1
+        self._shared_until = 0.0
         self._pumping = False
         self._releasing = False
         self.on_progress: Callable[[], None] = _nothing
@@ -341,11 +361,16 @@ class Dispatcher:
     def _pump(self) -> None:
         self._pumping = False
         turns = self._turns
-        deadline = self._loop.time() + SLICE
+        now = self._loop.time()
+        started = now
         while turns:
             connection = turns.get()
             connection.queued = False
-            if self._in_flight.get(connection.uid, 0) >= UID_IN_FLIGHT:
+            uid = connection.uid
+            if uid != self._last_uid:
+                self._last_uid = uid
+                self._shared_until = now + SHARED_FOR
+            if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
                 connection.queued = True
                 self._queue_turn(connection)
                 continue
@@ -354,12 +379,16 @@ class Dispatcher:
             if connection.turn_over():
                 connection.queued = True
                 self._queue_turn(connection)
-            if self._loop.time() >= deadline:
+            now = self._loop.time()
+            if now - started >= self._slice(now):
                 break
         if turns and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
         self._commit()
+
+    def _slice(self, now: float) -> float:
+        return SLICE if now < self._shared_until else SLICE_ALONE
 
     def _serve(self, connection: Connection) -> None:
         request = connection.next_request()
@@ -415,8 +444,7 @@ class Dispatcher:
                 self._release(group, None)
                 break
             self._flushing = True
-            alone = len(group) <= INLINE_GROUP and not self._turns and not self._releasable
-            if not (alone and self._last_flush < INLINE_COST):
+            if self._last_flush >= self._inline_cost:
                 self._thread.submit(batch, partial(self._flushed, batch, group))
                 break
             self._finish(batch, group, *timed_write(self._committer.write, batch))
@@ -451,7 +479,8 @@ class Dispatcher:
         releasable = self._releasable
         if self._releasing or not releasable:
             return
-        deadline = self._loop.time() + SLICE
+        started = self._loop.time()
+        deadline = started + self._slice(started)
         while releasable:
             ticket = releasable.get()
             connection = ticket.connection

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaultd.daemon.anchors import Watcher
 from vaultd.daemon.connection import Connection
-from vaultd.daemon.dispatch import Dispatcher
+from vaultd.daemon.dispatch import INLINE_COST, Dispatcher
 from vaultd.daemon.peer import attest
 from vaultd.errors import VaultdError
 from vaultd.protocol.messages import encode_error
@@ -56,6 +56,7 @@ class Server:
         kernel: attests peers.
         clock: for deadlines.
         limits: caps; `reconfigure` replaces them.
+        inline_cost: seconds under which a flush is written without the detour over a thread; 0 is never.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Server:
         kernel: Kernel,
         clock: Clock,
         limits: Limits,
+        inline_cost: float = INLINE_COST,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
@@ -75,7 +77,7 @@ class Server:
         self._clock = clock
         self._limits = limits
         self.watcher = Watcher(self._loop)
-        self.dispatcher = Dispatcher(handler, committer, self._loop)
+        self.dispatcher = Dispatcher(handler, committer, self._loop, inline_cost=inline_cost)
         self.connections: set[Connection] = set()
         self._by_uid: dict[int, int] = {}
         self._accepting = False
