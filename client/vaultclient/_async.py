@@ -251,9 +251,11 @@ class AsyncClient:
         while self._leases:
             try:
                 await self._listen()
-            except VaultError:
-                await asyncio.sleep(self._retry_after)
-                continue
+            except VaultError as error:
+                if not renewal_ended(error):
+                    await asyncio.sleep(self._retry_after)
+                    continue
+                # our run is over, say: no pushes, but each lease still gets its own answer
             self._back.set()
             self._back = asyncio.Event()
             return
@@ -262,7 +264,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """End the connection and the background tasks. Leases still held end at their time."""
-        tasks = [task for task in (self._recovery, *(lease._renewal for lease in self._leases)) if task is not None]
+        tasks = [task for task in (self._recovery, *(lease._renewing for lease in self._leases)) if task is not None]
         self._leases.clear()
         self._channel.close()
         for task in tasks:
@@ -295,7 +297,7 @@ class AsyncLease(HeldValue):
     ) -> None:
         super().__init__(tenant, secret, run, request, on_revoked)
         self._client = client
-        self._renewal: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def acquire(self) -> AsyncLease:
         """Take the lease without background renewal; see `Lease.acquire`."""
@@ -321,7 +323,7 @@ class AsyncLease(HeldValue):
                 await self._client.call("lease.release", {"lease": self.id}, run=self._run)
 
     def _stop_renewing(self) -> None:
-        renewal, self._renewal = self._renewal, None
+        renewal, self._renewing = self._renewing, None
         if renewal is not None and renewal is not asyncio.current_task():
             renewal.cancel()
 
@@ -333,27 +335,29 @@ class AsyncLease(HeldValue):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._client._back.wait()  # the connection was lost and is back: look at once
-            try:
-                await self.renew()
-            except VaultError as error:
-                anew = renewal_ended(error) and self._generation != self._client._channel.generation
-                if not (anew and await self._take_anew()):
-                    if renewal_ended(error) or now() >= end:
-                        self._client._over(self, "expired" if now() >= end else error.message)
-                        return
-                    wait = min(self._client._retry_after, max(0.0, end - now()))
-                    continue
-            self._generation = self._client._channel.generation
-            end, wait = now() + self.expires_in, self.expires_in / 2
+            failed = await self._renewal()
+            if failed is None:
+                self._generation = self._client._channel.generation
+                end, wait = now() + self.expires_in, self.expires_in / 2
+            elif renewal_ended(failed) or now() >= end:
+                self._client._over(self, "expired" if now() >= end else failed.message)
+            else:
+                wait = min(self._client._retry_after, max(0.0, end - now()))
 
-    async def _take_anew(self) -> bool:
-        """A restarted daemon knows no lease, but the run goes on: ask for the same version."""
+    async def _renewal(self) -> VaultError | None:
+        """One renewal, or what came in its way."""
         try:
-            answer = await self._client.call("lease.acquire", self._anew(), run=self._run)
-        except VaultError:
-            return False
-        self._hold_again(answer)
-        return True
+            await self.renew()
+        except VaultError as error:
+            if not renewal_ended(error) or self._generation == self._client._channel.generation:
+                return error
+        else:
+            return None
+        try:  # after a reconnection: a restarted daemon knows no lease, but the run goes on: take the same version anew
+            self._hold_again(await self._client.call("lease.acquire", self._anew(), run=self._run))
+        except VaultError as error:
+            return error
+        return None
 
     async def __aenter__(self) -> AsyncLease:
         await self._client._listen()  # before the lease exists: so no event about it can be missed
@@ -363,7 +367,7 @@ class AsyncLease(HeldValue):
         if reason is not None:
             self._client._over(self, reason)
         else:
-            self._renewal = asyncio.get_running_loop().create_task(self._keep_renewing())
+            self._renewing = asyncio.get_running_loop().create_task(self._keep_renewing())
         return self
 
     async def __aexit__(

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from vaultclient._calls import keys_of
-from vaultclient._schedule import RETRY_AFTER, Schedule
+from vaultclient._schedule import Schedule
 from vaultclient._transport import Channel
 from vaultclient.errors import Unavailable, VaultError
 
@@ -63,12 +63,10 @@ class Keeper:
         run: bytes | None,
         *,
         timeout: float,
-        retry_after: float = RETRY_AFTER,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = Channel(path, timeout=timeout)
         self._run = run
-        self._retry_after = retry_after
         self._now = now
         self._lock = threading.Lock()  # over the schedule and what is gone; never held while asking or calling back
         self._starting = threading.Lock()
@@ -151,7 +149,7 @@ class Keeper:
             poller.register(self._channel, select.POLLIN)
             left = None if due is None else max(0.0, due - self._now())
         else:
-            left = self._retry_after
+            left = self._schedule.retry_after
         if self._channel.pushes:
             left = 0.0
         poller.poll(None if left is None else left * 1000)
@@ -160,13 +158,22 @@ class Keeper:
 
     def _subscribe(self) -> None:
         self._channel.connect()
-        self._channel.call("subscribe", {}, run=self._run)
+        try:
+            self._channel.call("subscribe", {}, run=self._run)
+        except VaultError:
+            self._channel.close()  # a connection without a subscription would look like one that is listened to
+            raise
 
     def _hear(self) -> None:
         if self._channel.connected:
             self._channel.receive_pushes()
         else:
-            self._subscribe()
+            try:
+                self._subscribe()
+            except VaultError as error:
+                if not renewal_ended(error):
+                    raise
+                self._channel.connect()  # our run is over, say: no pushes, but each lease still gets its own answer
             with self._lock:  # it may be another daemon, which knows none of them
                 self._schedule.all_due(self._now())
         self._tell()
@@ -197,23 +204,18 @@ class Keeper:
         try:
             lease._renewed(self._channel.call("lease.renew", keys, run=lease._run))
         except VaultError as error:
-            if renewal_ended(error) and lease._generation != self._channel.generation and self._take_anew(lease):
+            if not renewal_ended(error) or lease._generation == self._channel.generation:
+                self._renewal_failed(lease, error)
                 return
-            self._renewal_failed(lease, error)
-            if isinstance(error, Unavailable):
-                raise
         else:
             self._kept(lease)
-
-    def _take_anew(self, lease: HeldValue) -> bool:
-        """After a reconnection: a restarted daemon knows no lease, but the run goes on, so ask for the same version."""
-        try:
-            answer = self._channel.call("lease.acquire", lease._anew(), run=lease._run)
-        except VaultError:
-            return False
-        lease._hold_again(answer)
-        self._kept(lease)
-        return True
+            return
+        try:  # after a reconnection: a restarted daemon knows no lease, but the run goes on: take the same version anew
+            lease._hold_again(self._channel.call("lease.acquire", lease._anew(), run=lease._run))
+        except VaultError as error:
+            self._renewal_failed(lease, error)
+        else:
+            self._kept(lease)
 
     def _kept(self, lease: HeldValue) -> None:
         lease._generation = self._channel.generation
@@ -230,6 +232,8 @@ class Keeper:
             expired = self._schedule.expired(lease, now)
             if not expired and not renewal_ended(error):
                 self._schedule.failed(lease, now)
+                if isinstance(error, Unavailable):
+                    raise error
                 return
         self._over(lease, "expired" if expired else error.message)
 

@@ -21,6 +21,7 @@ class Schedule:
     """
 
     def __init__(self) -> None:
+        self.retry_after = RETRY_AFTER
         self._entries: dict[HeldValue, tuple[float, int]] = {}  # the one valid heap entry of each lease
         self._ends: dict[HeldValue, float] = {}
         self._heap: list[tuple[float, int, HeldValue]] = []
@@ -40,7 +41,7 @@ class Schedule:
 
     def failed(self, lease: HeldValue, now: float) -> None:
         """A renewal could not be made: due again soon, and never later than the lease's end."""
-        self._enter(lease, min(now + RETRY_AFTER, max(self._ends[lease], now)))
+        self._enter(lease, min(now + self.retry_after, max(self._ends[lease], now)))
 
     def all_due(self, now: float) -> None:
         """Make every lease due now."""

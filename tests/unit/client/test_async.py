@@ -125,6 +125,53 @@ def test_lease_is_taken_anew_after_a_restart(daemon: Any) -> None:
     play(scene())
 
 
+def test_lease_waits_for_a_restarted_daemon_to_be_unsealed(daemon: Any) -> None:
+    """A daemon that comes back sealed is asked again until somebody unseals it; the lease then goes on."""
+
+    async def scene() -> None:
+        async with AsyncClient(daemon.path, environ={}) as vault:
+            vault._retry_after = 0.0
+            async with vault.run("acme", scope=["**"]) as run, run.lease("openai/prod") as lease:
+                before = lease.id
+                daemon.state = "sealed"
+                await asyncio.to_thread(daemon.restart)
+                await asyncio.to_thread(daemon.wait_for, "subscribe", 4)
+                assert lease.active
+                daemon.state = "unsealed"
+                await asyncio.to_thread(daemon.wait_for, "lease.acquire", 2)
+                while lease.id == before:
+                    await vault.status()
+                assert bytes(lease.value) == b"sk-first"
+
+    play(scene())
+
+
+def test_lease_of_a_run_that_did_not_survive_is_over(daemon: Any) -> None:
+    """When the client's own run is gone after a restart, its leases are too, although nobody may subscribe any more."""
+    token = bytes(32)
+    daemon.runs[token] = {"run": "run_x", "tenant": "acme", "scope": ["**"], "parent": None, "claimed": True}
+
+    def only_in_a_run(session: Any, request: Any) -> bool:
+        if request.run in daemon.runs:
+            return False
+        session.send(session.connection.error(request.id, "denied", "not allowed, or not there"))
+        return True
+
+    async def scene() -> None:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        daemon.before["subscribe"] = only_in_a_run
+        async with AsyncClient(
+            daemon.path, run=token, environ={}, on_revoked=lambda lease, reason: told.put_nowait(reason)
+        ) as vault:
+            vault._retry_after = 0.0
+            async with vault.lease(None, "openai/prod"):
+                daemon.runs.clear()
+                await asyncio.to_thread(daemon.restart)
+                assert await told.get() == "not allowed, or not there"
+
+    play(scene())
+
+
 def test_lease_that_is_not_given_again_is_over(daemon: Any) -> None:
     """When a restarted daemon refuses the lease, its holder is told and the value is gone."""
 

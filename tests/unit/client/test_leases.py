@@ -93,7 +93,7 @@ def waiter() -> tuple[threading.Event, list[str], Any]:
 def test_lease_is_taken_anew_after_a_restart(daemon: Any) -> None:
     """When the daemon restarts, a lease goes on in its run under a new id, with the version and the value it had."""
     with Client(daemon.path, environ={}) as client:
-        client._keeper()._retry_after = 0.0
+        client._keeper()._schedule.retry_after = 0.0
         with client.run("acme", scope=["**"]) as run, run.lease("openai/prod") as lease:
             before, view = lease.id, lease.value
             daemon.secrets["acme", "openai/prod"].append(b"sk-second")
@@ -110,11 +110,74 @@ def test_lease_is_taken_anew_after_a_restart(daemon: Any) -> None:
         assert not daemon.leases
 
 
+def test_lease_waits_for_a_restarted_daemon_to_be_unsealed(daemon: Any) -> None:
+    """A daemon that comes back sealed is asked again until somebody unseals it; the lease then goes on."""
+    with Client(daemon.path, environ={}) as client:
+        client._keeper()._schedule.retry_after = 0.0
+        with client.run("acme", scope=["**"]) as run, run.lease("openai/prod") as lease:
+            before = lease.id
+            daemon.state = "sealed"
+            daemon.restart()
+            daemon.wait_for("subscribe", 4)
+            assert lease.active
+            daemon.state = "unsealed"
+            daemon.wait_for("lease.acquire", 2)
+            while lease.id == before:
+                client.status()
+            assert lease.active
+            assert bytes(lease.value) == b"sk-first"
+
+
+def test_lease_that_is_refused_for_now_is_asked_for_again(daemon: Any) -> None:
+    """A restarted daemon that is too busy to give the lease at once is asked again; nothing is over before its time."""
+    with Client(daemon.path, environ={}) as client:
+        keeper = client._keeper()
+        keeper._schedule.retry_after = 0.0
+        with client.lease("acme", "openai/prod") as lease:
+            before = lease.id
+            refusals = iter([True, False])
+
+            def busy(session: Any, request: Any) -> bool:
+                if next(refusals, False):
+                    session.send(session.connection.error(request.id, "throttled", "too many", "in a second"))
+                    return True
+                return False
+
+            daemon.before["lease.acquire"] = busy
+            daemon.restart()
+            daemon.wait_for("lease.acquire", 3)
+            while lease.id == before:
+                client.status()
+            assert lease.active
+
+
+def test_lease_of_a_run_that_did_not_survive_is_over(daemon: Any) -> None:
+    """When the client's own run is gone after a restart, its leases are too, although nobody may subscribe any more."""
+    called, told, on_revoked = waiter()
+    token = bytes(32)
+    daemon.runs[token] = {"run": "run_x", "tenant": "acme", "scope": ["**"], "parent": None, "claimed": True}
+
+    def only_in_a_run(session: Any, request: Any) -> bool:
+        if request.run in daemon.runs:
+            return False
+        session.send(session.connection.error(request.id, "denied", "not allowed, or not there"))
+        return True
+
+    daemon.before["subscribe"] = only_in_a_run
+    with Client(daemon.path, run=token, environ={}, on_revoked=on_revoked) as client:
+        client._keeper()._schedule.retry_after = 0.0
+        with client.lease(None, "openai/prod"):
+            daemon.runs.clear()
+            daemon.restart()
+            assert called.wait(10)
+            assert told == ["not allowed, or not there"]
+
+
 def test_lease_that_a_restarted_daemon_refuses_is_over(daemon: Any) -> None:
     """When the lease is not given again, its holder is told why and the value is gone."""
     called, told, on_revoked = waiter()
     with Client(daemon.path, environ={}, on_revoked=on_revoked) as client:
-        client._keeper()._retry_after = 0.0
+        client._keeper()._schedule.retry_after = 0.0
         with client.lease("acme", "openai/prod") as lease:
             view = lease.value
             daemon.secrets.clear()
@@ -130,7 +193,7 @@ def test_lease_expires_while_the_daemon_is_away(daemon: Any) -> None:
     clock = [0.0]
     with Client(daemon.path, environ={}, on_revoked=on_revoked) as client:
         keeper = client._keeper()
-        keeper._retry_after, keeper._now = 0.0, lambda: clock[0]
+        keeper._schedule.retry_after, keeper._now = 0.0, lambda: clock[0]
         with client.lease("acme", "openai/prod") as lease:
             view = lease.value
             daemon.stop()
