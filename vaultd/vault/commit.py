@@ -119,10 +119,12 @@ class Committer:
 
     Args:
         anchor: the newest one on the disk.
+        snapshot: up to where in the journal the heads snapshot that it names is true.
     """
 
-    def __init__(self, store: Store, journal: Journal, state: SlotFile, anchor: Anchor) -> None:
+    def __init__(self, store: Store, journal: Journal, state: SlotFile, anchor: Anchor, snapshot: Position) -> None:
         self.anchor = anchor
+        self.snapshot = snapshot
         self._store = store
         self._journal = journal
         self._state = state
@@ -188,16 +190,21 @@ class Committer:
         encoded = batch.heads or b""
         self._store.replace(heads_path(number), encoded)
         self.anchor = replace(self.anchor, heads_file=number, heads=heads.hash_of(encoded))
+        self.snapshot = _end(batch)
 
     def _put(self, batch: Batch, anchor: Anchor) -> None:
         """Write the anchor that follows, as of the end of `batch`."""
-        if batch.end is None:
-            raise Internal("a batch was written before it was closed")
         anchor = replace(
-            anchor, sequence=self.anchor.sequence + 1, wall=max(batch.wall, self.anchor.wall), position=batch.end
+            anchor, sequence=self.anchor.sequence + 1, wall=max(batch.wall, self.anchor.wall), position=_end(batch)
         )
         self._state.write(anchor.slot, anchor.encode(_key(batch)))
         self.anchor = anchor
+
+
+def _end(batch: Batch) -> Position:
+    if batch.end is None:
+        raise Internal("a batch was written before it was closed")
+    return batch.end
 
 
 def _key(batch: Batch) -> Key:

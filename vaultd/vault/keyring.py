@@ -10,9 +10,10 @@
         32       8  created, seconds since 1970
         40       4  number of entries, the system's included
         44       4  id that the next slot gets
-        48      32  checkpoint public key (Ed25519)
-        80     104  checkpoint seed, wrapped under the wrap key
-       184     4 n  admin uids
+        48       4  revision: one more with each change
+        52      32  checkpoint public key (Ed25519)
+        84     104  checkpoint seed, wrapped under the wrap key
+       188     4 n  admin uids
              412 n  slots (vaultd/crypto/FORMAT.md)
              456 n  entries, the system's first, then by uid
                 32  MAC: keyed BLAKE2b-256 of the hash, under the anchor key
@@ -57,7 +58,7 @@ SYSTEM: Final = bytes(16)
 
 _MAGIC: Final = b"vaultdKR"
 _VERSION: Final = 1
-_HEADER: Final = struct.Struct(">8sHHHH16sQII32s104s")
+_HEADER: Final = struct.Struct(">8sHHHH16sQIII32s104s")
 _ENTRY: Final = struct.Struct(">16s16sIIQ104s104s136s32s32s")
 _GENERATION: Final = slice(32, 36)
 _MAC: Final = 32
@@ -107,6 +108,7 @@ class Keyring:
         created: seconds since 1970.
         admin_uids: who may be an admin where the configuration names nobody.
         next_slot: the id that the next slot gets; ids never come again.
+        revision: one more with each change, so that a journal line can say as of which keyring it speaks.
         rows: every entry's bytes by uid, the system's first. Not to be changed.
         by_index: uid by name index, of the tenants that are not deleted. Not to be changed.
     """
@@ -118,6 +120,7 @@ class Keyring:
     wrapped_checkpoint: bytes
     slots: tuple[Slot, ...]
     next_slot: int
+    revision: int
     rows: dict[bytes, bytes]
     by_index: dict[bytes, bytes] = field(repr=False)
 
@@ -133,6 +136,7 @@ class Keyring:
         slots: Iterable[Slot],
         next_slot: int,
         entries: Iterable[Entry],
+        revision: int = 1,
     ) -> Keyring:
         """A keyring of these parts, the system's entry first."""
         rows = {entry.uid: entry.encode() for entry in entries}
@@ -144,6 +148,7 @@ class Keyring:
             wrapped_checkpoint,
             tuple(slots),
             next_slot,
+            revision,
             rows,
             _index(rows.values()),
         )
@@ -200,6 +205,7 @@ class Keyring:
             slots=slots,
             next_slot=self.next_slot,
             entries=entries,
+            revision=self.revision,
         )
 
     def with_slots(self, slots: Iterable[Slot], next_slot: int | None = None) -> Keyring:
@@ -225,6 +231,7 @@ class Keyring:
             self.created,
             len(self.rows),
             self.next_slot,
+            self.revision,
             self.checkpoint_public,
             self.wrapped_checkpoint,
         )
@@ -256,7 +263,7 @@ class KeyringFile:
         """
         if not data.startswith(_MAGIC) or len(data) < _HEADER.size + _MAC:
             raise IntegrityError("the keyring is not one of ours", _DAMAGED)
-        (_, version, slot_count, admin_count, zero, vault, created, count, next_slot, public, wrapped) = (
+        (_, version, slot_count, admin_count, zero, vault, created, count, next_slot, revision, public, wrapped) = (
             _HEADER.unpack_from(data)
         )
         if version > _VERSION:
@@ -289,6 +296,7 @@ class KeyringFile:
             wrapped,
             tuple(Slot.parse(data[at : at + SLOT_SIZE], vault) for at in range(slots_at, entries_at, SLOT_SIZE)),
             next_slot,
+            revision,
             rows,
             _index(rows.values()),
         )

@@ -10,6 +10,7 @@ ahead of it, and only opening the directory anew can tell.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vaultd.audit.body import Actor, Event
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vaultd.clock import Clock
     from vaultd.crypto.memory import Key, SecretBytes
     from vaultd.store import Store
+    from vaultd.vault.anchor import Anchor
 
 __all__ = ["Ledger"]
 
@@ -76,14 +78,15 @@ class Ledger:
         self._keys: UnsealedKeys | None = None
         self._authentic = False
         self._closed = False
+        self._abandoned = survey.abandoned
         self._domains: dict[bytes, Domain] = {}
         self._handles = Handles(store)
         self._logs: dict[bytes, SealedLog] = {}
         self._files: dict[bytes, LogFile] = {}
         self._trail = Trail(self.vault_id, journal, _Dating(self, clock), random, self.domain(SYSTEM))
-        committer = Committer(store, journal, survey.state, survey.found.anchor)
+        self._committer = Committer(store, journal, survey.state, survey.found.anchor, survey.since)
         self._pipeline = Pipeline(
-            journal, self._trail, committer, self._heads, position, self.now, report, snapshot_lines
+            journal, self._trail, self._committer, self._heads, position, self.now, report, snapshot_lines
         )
         self._pipeline.landed = self._landed
 
@@ -180,6 +183,16 @@ class Ledger:
         return self._wall
 
     @property
+    def anchor(self) -> Anchor:
+        """The newest anchor on the disk."""
+        return self._committer.anchor
+
+    @property
+    def snapshot_position(self) -> Position:
+        """The place in the journal up to which the heads snapshot on the disk is true."""
+        return self._committer.snapshot
+
+    @property
     def wall(self) -> int:
         """The highest wall time seen, nanoseconds since 1970; 0 before the first `now` or `unseal`."""
         return self._wall
@@ -221,12 +234,13 @@ class Ledger:
         keys = UnsealedKeys(open_slot_with_key(slot, slot_key))
         try:
             self._authenticate(keys)
-            self._keys, self._pipeline.root = keys, keys.root_keys
+            self._keys = self._pipeline.keys = keys
             self.open_log(SYSTEM)
             if self.report.repaired or self.report.unanchored:
                 self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
                 self._pipeline.want_anchor()
                 self.flush()
+            self._drop_abandoned()
         except BaseException:
             self._forget(keys)
             raise
@@ -238,10 +252,14 @@ class Ledger:
             survey = self._survey
             survey.found.verify(keys.root_keys.anchor)
             survey.file.verify(keys.root_keys.anchor)
+            keys.load_system(self.keyring)
+            for claim in survey.claims:
+                claim.verify(keys.vouching, self.vault_id)
             self._wall = max(self._wall, survey.found.anchor.wall)
             self._settle_keyring()
             self._authentic = True
-        keys.load_index(self.keyring)
+        else:
+            keys.load_system(self.keyring)
 
     def _settle_keyring(self) -> None:
         survey = self._survey
@@ -250,9 +268,16 @@ class Ledger:
         if survey.must_sweep:
             self.report.keyring = "abandoned" if survey.abandoned else "finished"
             self.report.removed = recovery.sweep(self._store, self.keyring)
-        if survey.abandoned:
-            # Last: as long as it is there, the next opening sweeps again.
+
+    def _drop_abandoned(self) -> None:
+        """Remove a keyring that never came into force.
+
+        Last of all: as long as it is there the next opening sweeps again, and only an anchor behind the line that
+        speaks of it makes that line a thing of the past.
+        """
+        if self._abandoned:
             self._store.remove(KEYRING_NEXT)
+            self._abandoned = False
 
     def seal(self) -> None:
         """Flush, put the vault to rest, wipe every key. Sealed, it still records the system's own events.
@@ -274,7 +299,7 @@ class Ledger:
             self._forget(keys)
 
     def _forget(self, keys: UnsealedKeys) -> None:
-        self._keys = self._pipeline.root = None
+        self._keys = self._pipeline.keys = None
         for uid in list(self._logs):
             self.close_log(uid)
         keys.wipe()
@@ -355,6 +380,8 @@ class Ledger:
 
     @property
     def system_log(self) -> SealedLog:
+        """The system domain's log. Raises `Sealed`."""
+        self._unsealed()
         return self._logs[SYSTEM]
 
     def opened(self, uid: bytes) -> SealedLog | None:
@@ -406,7 +433,7 @@ class Ledger:
         records, end = log.scan()
         # What stands behind the last record that a journal line vouches for was never acknowledged.
         if file.size > end:
-            cut = file.cut(end)
+            cut = log.cut(end)
             if uid == SYSTEM:
                 self.report.log_cut += cut
             else:
@@ -446,7 +473,9 @@ class Ledger:
             if logs:
                 self._require_changed(logs)
                 self._pipeline.before_log_change()
-            return self._pipeline.record(event, self.domain(SYSTEM if tenant is None else tenant), logs)
+            revision = self.keyring.revision if logs else None
+            domain = self.domain(SYSTEM if tenant is None else tenant)
+            return self._pipeline.record(event, domain, logs, revision=revision)
         except BaseException:
             for log in logs:
                 log.unstage()
@@ -486,7 +515,7 @@ class Ledger:
         """
         self._require_running()
         keys = self._unsealed()
-        keyring = build(self.keyring)
+        keyring = replace(build(self.keyring), revision=self.keyring.revision + 1)
         for log in new_logs:
             if keyring.generation(log.uid) != log.generation:
                 raise Internal("a new log does not fit the new keyring")
@@ -495,7 +524,8 @@ class Ledger:
         try:
             for log in born:
                 self._heads.add(log.uid, log.generation)
-            receipt = self._pipeline.record(event, self.domain(SYSTEM if tenant is None else tenant), new_logs)
+            domain = self.domain(SYSTEM if tenant is None else tenant)
+            receipt = self._pipeline.record(event, domain, new_logs, revision=keyring.revision)
         except BaseException:
             self.keyring = before
             for log in born:
@@ -516,7 +546,6 @@ class Ledger:
                 self._domains.pop(uid, None)
         if root is not None:
             batch.after += [old.wipe for old in keys.replace(root)]
-            self._pipeline.root = keys.root_keys
         return receipt
 
     def _retire(self, log: SealedLog | None, batch: Batch) -> None:

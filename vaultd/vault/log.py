@@ -369,6 +369,14 @@ class SealedLog:
     def closed(self) -> bool:
         return self._closed
 
+    def cut(self, end: int) -> int:
+        """Cut what stands behind the last vouched record, before anything is staged; returns how many bytes went."""
+        if self._unvouched:
+            raise Internal("a log with staged records was to be cut")
+        gone = self.file.cut(end)
+        self._rollback = (self.head, self.file.size)
+        return gone
+
     def unstage(self) -> None:
         """Forget the records that no journal line speaks for: the change they belong to is not to happen."""
         self._unvouched.clear()

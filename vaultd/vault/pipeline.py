@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from vaultd.audit.chain import Vouch
 from vaultd.errors import Conflict, Halted, Internal
 from vaultd.vault.commit import Batch, Write
+from vaultd.vault.vouching import vouch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from vaultd.audit.journal import Journal, Position
     from vaultd.audit.receipt import Receipt
     from vaultd.audit.trail import Trail
-    from vaultd.crypto.hierarchy import RootKeys
     from vaultd.vault.commit import Committer
     from vaultd.vault.heads import Heads
     from vaultd.vault.log import SealedLog
     from vaultd.vault.recovery import RecoveryReport
+    from vaultd.vault.unsealed import UnsealedKeys
 
 __all__ = ["SNAPSHOT_LINES", "Pipeline"]
 
@@ -45,7 +46,7 @@ class Pipeline:
         snapshot_lines: see `SNAPSHOT_LINES`.
 
     Attributes:
-        root: what authenticates anchors; None while the vault is sealed. Set by the ledger.
+        keys: what authenticates anchors and vouching; None while the vault is sealed. Set by the ledger.
         halted: a flush failed; nothing can be staged or flushed any more.
         landed: called with each batch that became durable.
     """
@@ -61,7 +62,7 @@ class Pipeline:
         report: RecoveryReport,
         snapshot_lines: int = SNAPSHOT_LINES,
     ) -> None:
-        self.root: RootKeys | None = None
+        self.keys: UnsealedKeys | None = None
         self.halted = False
         self.landed: Callable[[Batch], None] = _nothing
         self.open = Batch()
@@ -94,15 +95,30 @@ class Pipeline:
         if self._flying is not None:
             raise Conflict("a flush is under way", "wait for it")
 
-    def record(self, event: Event, domain: Domain, logs: Sequence[SealedLog] = ()) -> Receipt:
-        """Stage one line, which vouches for everything staged in `logs`."""
-        receipt = self._trail.record(event, domain, [Vouch(log.uid, *log.head) for log in logs])
+    def record(
+        self, event: Event, domain: Domain, logs: Sequence[SealedLog] = (), *, revision: int | None = None
+    ) -> Receipt:
+        """Stage one line, which vouches for everything staged in `logs`.
+
+        Args:
+            revision: of the keyring as of this line; None for a line that changes neither a log nor the keyring.
+        """
+        claim: Sequence[Vouch] = ()
+        if revision is not None:
+            if self.keys is None:
+                raise Internal("a change was staged while the vault is sealed")
+            heads = [Vouch(log.uid, *log.head) for log in logs]
+            journal, vault_id = self._journal, self._heads.vault_id
+            claim = vouch(self.keys.vouching, vault_id, journal.seq + 1, journal.head, revision, heads)
+        elif logs:
+            raise Internal("a change was staged without the keyring's revision")
+        receipt = self._trail.record(event, domain, claim)
         self._heads.set_trail(domain.uid, domain.sub_seq, domain.sub_head)
         self._since_snapshot += 1
         self._since_anchor += 1
         for log in logs:
             self._write_later(log)
-        if logs:
+        if claim:
             # An acknowledged change is always anchored: from then on nobody with the disk can take it back unseen.
             self.open.anchors = 1
         return receipt
@@ -147,8 +163,9 @@ class Pipeline:
             self._position = batch.lines.end
         batch.end = self._position
         batch.wall = self._now()
-        batch.root = self.root
-        if self.root is not None and self._since_snapshot >= self._snapshot_due:
+        if self.keys is not None:
+            batch.root = self.keys.root_keys
+        if self.keys is not None and self._since_snapshot >= self._snapshot_due:
             # Encoded now: a moment later the rows know of lines that are not in this batch.
             batch.heads = self._heads.encode(batch.end)
             batch.anchors = max(batch.anchors, 1)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from vaultd.audit.chain import GENESIS, Link, decode, follow
 from vaultd.errors import IntegrityError, NotFound, Uninitialised
 from vaultd.vault import heads as heads_file
 from vaultd.vault import keyring as keyring_file
@@ -18,6 +19,7 @@ from vaultd.vault.anchor import SLOT_SIZE, SLOTS, Found, choose
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path
 from vaultd.vault.heads import Head, Heads
 from vaultd.vault.keyring import SYSTEM, KeyringFile
+from vaultd.vault.vouching import Claim, split
 
 if TYPE_CHECKING:
     from vaultd.audit.chain import Line
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from vaultd.vault.keyring import Keyring
 
 __all__ = ["RecoveryReport", "Survey", "align", "replay", "survey", "sweep"]
+
+_REACH: Final = 8 << 10
+"""Bytes read to find the journal's last two lines, unless they are longer."""
 
 _RESTORE: Final = "restore the whole vault directory from one backup"
 _LOG_NAME: Final = re.compile(r"log\.[0-9]+")
@@ -88,6 +93,8 @@ class Survey:
     since: Position
     in_next: bool
     abandoned: bool
+    claims: list[Claim]
+    """What lines behind the anchor vouch for, once `replay` has read them: to be verified when there is a key."""
 
     @property
     def must_sweep(self) -> bool:
@@ -118,7 +125,7 @@ def survey(store: Store) -> Survey:
         raise
     in_next = file is not current
     abandoned = not in_next and store.exists(KEYRING_NEXT)
-    return Survey(file, found, state, heads, since, in_next, abandoned)
+    return Survey(file, found, state, heads, since, in_next, abandoned, [])
 
 
 def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position:
@@ -134,6 +141,7 @@ def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position
     keyring, heads, anchored = survey.file.keyring, survey.heads, survey.found.anchor.position
     align(heads, keyring)
     at = survey.since
+    _hold(journal, at)
     lines = journal.read_from(at)
     while True:
         # The anchor is a place between two lines: reading must come by it exactly.
@@ -150,7 +158,12 @@ def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position
             break
         if entry is None:
             break
-        _follow(heads, keyring, entry.line, behind=behind)
+        if entry.line.heads:
+            claim = split(entry.line.seq, at.head, entry.line.heads)
+            if behind:
+                _hold_claim(survey, claim)
+            _take_in(heads, keyring, claim)
+        _continue_trail(heads, entry.line)
         at = entry.after
         report.replayed += 1
         report.unanchored += behind
@@ -159,6 +172,38 @@ def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position
     report.journal_cut = len(journal.resume(at))
     report.torn_anchor = survey.found.torn
     return at
+
+
+def _hold(journal: Journal, at: Position) -> None:
+    """Hold that the journal's line before `at` is the one that the heads snapshot ends with.
+
+    Without this a journal that was put to rest, where nothing is left to replay, could be exchanged for any other of
+    its length. What stands further back is `audit verify`'s matter, however long the journal.
+    """
+    if not at.seq:
+        return
+    reach = _REACH
+    found = _lines_before(journal, at, reach)
+    while len(found) < 2 and reach < at.offset:
+        reach *= 16
+        found = _lines_before(journal, at, reach)
+    if len(found) < min(2, at.seq):
+        raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
+    before = decode(found[-2]).hash if at.seq > 1 else GENESIS
+    _, after = follow(found[-1], Link(at.seq - 1, before))
+    if after.head != at.head:
+        raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
+
+
+def _lines_before(journal: Journal, at: Position, reach: int) -> list[bytes]:
+    """The whole lines within `reach` bytes before `at`."""
+    start = max(0, at.offset - reach)
+    found = []
+    for raw, end in journal.raw_from(at._replace(offset=start)):
+        if end > at.offset:
+            break
+        found.append(raw)
+    return found[1:] if start else found  # unless it is the very first, a line may have begun before `start`
 
 
 def align(heads: Heads, keyring: Keyring) -> None:
@@ -170,17 +215,28 @@ def align(heads: Heads, keyring: Keyring) -> None:
             heads.add(uid, keyring.generation(uid) or 0)
 
 
-def _follow(heads: Heads, keyring: Keyring, line: Line, *, behind: bool) -> None:
-    """Take in what one line says of the logs and of its own trail."""
-    for uid, generation, record, tag in line.heads:
+def _hold_claim(survey: Survey, claim: Claim) -> None:
+    """Hold a claim from behind the anchor against what is in force; its seal is held later, when there is a key."""
+    in_force = survey.file.keyring.revision
+    newest = survey.claims[-1].revision if survey.claims else in_force
+    # A change of the keyring ends its batch, and the next batch is not begun before it is committed, which the anchor
+    # then says. So a change that is not in force was the last that happened, or somebody put back an older anchor.
+    if claim.revision < newest or (newest > in_force and claim.revision == newest):
+        raise IntegrityError(f"journal line {claim.seq} speaks of a keyring that is not in force", _RESTORE)
+    if claim.revision > in_force and not survey.abandoned:
+        raise IntegrityError(f"journal line {claim.seq} speaks of a keyring that is gone", _RESTORE)
+    survey.claims.append(claim)
+
+
+def _take_in(heads: Heads, keyring: Keyring, claim: Claim) -> None:
+    """Move the heads of the logs that a line vouches for."""
+    for uid, generation, record, tag in claim.heads:
         # Another generation, or nobody: a keyring change that was never committed, or one long replaced.
-        if keyring.generation(uid) != generation:
-            continue
-        before = heads.head(uid)
-        # Up to the anchor the chain's hash says that we wrote this. Behind it anybody may have: never back.
-        if behind and before.generation == generation and record <= before.record:
-            raise IntegrityError("a journal line behind the anchor takes a log back", _RESTORE)
-        heads.set_head(uid, Head(generation, record, tag))
+        if keyring.generation(uid) == generation:
+            heads.set_head(uid, Head(generation, record, tag))
+
+
+def _continue_trail(heads: Heads, line: Line) -> None:
     trail = line.tenant or SYSTEM
     if trail in heads:
         if line.sub_seq != heads.trail(trail).seq + 1:

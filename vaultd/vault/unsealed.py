@@ -8,6 +8,7 @@ from vaultd.crypto.hierarchy import RootKeys, index_key, name_index
 from vaultd.errors import Internal
 from vaultd.vault import entries
 from vaultd.vault.keyring import SYSTEM
+from vaultd.vault.vouching import vouching_key
 
 if TYPE_CHECKING:
     from vaultd.crypto.memory import Key
@@ -27,14 +28,22 @@ class UnsealedKeys:
         self.root = root
         self.root_keys = RootKeys(root)
         self._index: Key | None = None
+        self._vouching: Key | None = None
 
-    def load_index(self, keyring: Keyring) -> None:
-        """Open the system key, under which the keyring's index lies. Raises `IntegrityError`."""
+    def load_system(self, keyring: Keyring) -> None:
+        """Open the system key, and with it the keys of the keyring's index and of vouching. Raises `IntegrityError`."""
         system = keyring.entry(SYSTEM)
         if system is None:
             raise Internal("the keyring has no system entry")
         with entries.tenant_key(keyring.vault_id, system, self.root_keys) as key:
-            self._index = index_key(key)
+            self._index, self._vouching = index_key(key), vouching_key(key)
+
+    @property
+    def vouching(self) -> Key:
+        """What seals the journal lines that vouch for logs."""
+        if self._vouching is None:
+            raise Internal("the vouching key was not loaded")
+        return self._vouching
 
     def index_of(self, name: str) -> bytes:
         """Where the keyring keeps the tenant of that name."""
@@ -52,5 +61,6 @@ class UnsealedKeys:
         """Zero them all."""
         self.root.wipe()
         self.root_keys.wipe()
-        if self._index is not None:
-            self._index.wipe()
+        for key in (self._index, self._vouching):
+            if key is not None:
+                key.wipe()
