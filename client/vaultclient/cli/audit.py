@@ -47,7 +47,7 @@ def _actor(record: dict[str, Any]) -> str:
     actor = record.get("actor")
     if not isinstance(actor, dict):
         return str(actor or "-")
-    name = actor.get("service") or actor.get("kind") or "?"
+    name = record.get("service") or actor.get("service") or actor.get("kind") or "?"
     return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
 
 
@@ -56,6 +56,8 @@ def _what(record: dict[str, Any]) -> str:
     if record.get("secret"):
         version = f" v{record['version']}" if record.get("version") else ""
         words.append(f"{record['secret']}{version}")
+    if record.get("count"):
+        words.append(f"{record['count']} of them")
     words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
     return ", ".join(words)
 

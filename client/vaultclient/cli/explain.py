@@ -47,10 +47,11 @@ def explain(
     allowed = bool(found["allowed"])
     pairs: list[tuple[str, object]] = [("allowed", "yes" if allowed else "no"), ("reason", found["reason"])]
     pairs += [(name, found[name]) for name in ("rule", "grant") if found.get(name)]
-    if found.get("ttl"):
+    if found.get("ttl") and allowed:
         pairs.append(("ttl", shown_duration(found["ttl"])))
-    for detail in found.get("details") or []:
-        pairs.append((str(detail.get("grant", "")), detail.get("reason") or detail.get("rule") or detail))
+    tried = [f"{one.get('grant')}: {one.get('reason')}" for one in found.get("details") or []]
+    if len(tried) > 1 or (tried and not allowed):
+        pairs.append(("grants", tried))
     app.out.record(found, pairs, styles={"allowed": "green" if allowed else "red"})
     app.out.next(f"vaultctl grant list {tenant}" if not allowed else f"vaultctl leases {tenant}")
 

@@ -10,15 +10,17 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vaultclient.cli.durations import shown_instant
 from vaultclient.cli.failures import CliError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Output", "counted", "wants_colour"]
+__all__ = ["Output", "counted", "fields", "wants_colour"]
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _GAP = 2
+_INSTANTS = {"created", "deleted", "updated", "expires"}
 
 
 def wants_colour(stream: TextIO) -> bool:
@@ -104,7 +106,7 @@ class Output:
 
         Args:
             data: the object.
-            pairs: field names and what stands beside them.
+            pairs: field names and what stands beside them; the items of a list one below the other.
             styles: the colour of a field's value, by its name.
         """
         if self.as_json:
@@ -113,7 +115,9 @@ class Output:
         column = max((len(name) for name, _ in pairs), default=0) + _GAP
         for name, value in pairs:
             head = self.styled("dim", plain(name)) + " " * (column - len(name))
-            self.columns(head, _shown(value), style=(styles or {}).get(name), column=column)
+            for text in map(_shown, value) if isinstance(value, list) and value else [_shown(value)]:
+                self.columns(head, text, style=(styles or {}).get(name), column=column)
+                head = " " * column
 
     def columns(self, head: str, text: str, *, style: str | None = None, column: int | None = None) -> None:
         """A fixed head, and text beside it that goes on below itself.
@@ -190,6 +194,22 @@ class Output:
         """Something a person should know even with --quiet; not with --json, whose standard error is for errors."""
         if not self.as_json:
             self._aside(f"vaultctl: warning: {plain(text)}")
+
+
+def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str = "") -> list[tuple[str, object]]:
+    """What a reply says, as pairs for `record`: names with spaces, maps within as `outer inner`, instants as such."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in data.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if key in without:
+            continue
+        if isinstance(value, dict):
+            pairs.extend(fields(value, prefix=name + " "))
+        elif key in _INSTANTS and isinstance(value, int | float) and not isinstance(value, bool):
+            pairs.append((name, shown_instant(value)))
+        else:
+            pairs.append((name, value))
+    return pairs
 
 
 def counted(count: int, noun: str) -> str:

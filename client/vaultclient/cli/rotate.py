@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaultclient.cli import inputs
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import secret_argument, tenant_argument, value_options
-from vaultclient.cli.output import counted
+from vaultclient.cli.output import counted, fields
 from vaultclient.cli.secrets import NEVER_ARGV, stored_newline
 
 if TYPE_CHECKING:
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
-def _receipt(receipt: dict[str, Any]) -> list[tuple[str, object]]:
-    return [(key.replace("_", " "), what) for key, what in receipt.items()]
-
-
 @verb("root")
 def root(app: App) -> None:
     """A new root key: every tenant's keys are wrapped anew, and every slot still opens. Values stay as they are."""
     receipt = app.call("rotate.root", slow=True).keys["receipt"]
-    app.out.record({"rotated": "root", "receipt": receipt}, [("rotated", "root key"), *_receipt(receipt)])
+    app.out.record(
+        {"rotated": "root", "receipt": receipt}, [("rotated", "root key"), *fields(receipt, without=["rotated"])]
+    )
     app.out.next("vaultctl audit checkpoint --out FILE")
 
 
@@ -35,7 +33,7 @@ def tenant(app: App, tenant: str) -> None:
     receipt = app.call("rotate.tenant", {"tenant": tenant}, slow=True).keys["receipt"]
     app.out.record(
         {"rotated": "tenant", "tenant": tenant, "receipt": receipt},
-        [("rotated", f"key of {tenant}"), *_receipt(receipt)],
+        [("rotated", f"key of {tenant}"), *fields(receipt, without=["rotated"])],
     )
     app.out.next(f"vaultctl tenant show {tenant}")
 

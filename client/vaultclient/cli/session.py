@@ -72,7 +72,7 @@ def unseal(app: App, tenant: str | None, ttl: str | None, passphrase_file: str |
         f"{subject} is unsealed; this shell is admin for {shown_duration(reply['expires_in'])}",
         {"state": "unsealed", **({} if tenant is None else {"tenant": tenant}), **reply},
     )
-    found = {name: what for name, what in (reply.get("recovered") or {}).items() if what}
+    found = {name: what for name, what in (reply.get("recovered") or {}).items() if what and what != "kept"}
     if found:
         app.out.note("recovered: " + ", ".join(f"{name.replace('_', ' ')}: {what}" for name, what in found.items()))
     app.out.next("vaultctl tenant list" if tenant is None else f"vaultctl secrets {tenant}")

@@ -10,6 +10,7 @@ from vaultclient.cli.durations import shown_instant
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import tenant_argument
+from vaultclient.cli.output import fields
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -43,28 +44,12 @@ def list_tenants(app: App) -> None:
     )
 
 
-def _pairs(about: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Fields one below the other, nested ones with their path; instants as such."""
-    pairs: list[tuple[str, object]] = []
-    for key, value in about.items():
-        name = f"{prefix}{key.replace('_', ' ')}"
-        if isinstance(value, dict):
-            pairs.extend(_pairs(value, name + " "))
-        elif key in {"created", "updated", "time", "expires"}:
-            pairs.append((name, shown_instant(value)))
-        elif isinstance(value, list):
-            pairs.append((name, ", ".join(map(str, value)) or "-"))
-        else:
-            pairs.append((name, "-" if value is None or value == "" else value))
-    return pairs
-
-
 @verb("show")
 @tenant_argument
 def show(app: App, tenant: str) -> None:
     """One tenant: its state, and how much of everything it has."""
     about = {"tenant": tenant, **app.call("tenant.show", {"tenant": tenant}).keys["about"]}
-    app.out.record(about, _pairs(about))
+    app.out.record(about, fields(about))
 
 
 @verb("delete")
@@ -83,7 +68,7 @@ def delete(app: App, tenant: str, yes: str | None, with_audit: bool, rotate_root
     if rotate_root:
         keys["rotate_root"] = True
     receipt = app.call("tenant.delete", keys).keys["receipt"]
-    app.out.record({"tenant": tenant, "receipt": receipt}, [("deleted", tenant), *_pairs(receipt)])
+    app.out.record({"tenant": tenant, "receipt": receipt}, [("tenant", tenant), *fields(receipt, without=["tenant"])])
     if not rotate_root:
         app.out.next("vaultctl rotate root")
 
