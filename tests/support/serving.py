@@ -8,6 +8,7 @@ import os
 import pickle
 import select
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -378,3 +379,32 @@ class Child:
 
     def wait(self) -> None:
         os.waitpid(self.pid, 0)
+
+
+class Paused:
+    """A forked process that does nothing until it is killed; killed and reaped at the end of the block."""
+
+    def __init__(self, uid: int | None = None) -> None:
+        self.pid = fork()
+        if self.pid == 0:
+            os.closerange(3, 65536)
+            if uid is not None:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+            signal.pause()
+            os._exit(0)
+        self._alive = True
+
+    def kill(self) -> None:
+        """End it now, by SIGKILL."""
+        if self._alive:
+            self._alive = False
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
