@@ -47,6 +47,7 @@ class AsyncClient:
         self.socket_path = find_socket(socket, environ)
         self._token = decode_token(run) if isinstance(run, str) else run if run is not None else find_token(environ)
         self._unclaimed = run is None and self._token is not None
+        self._run_tenant: str | None = None
         self._claiming = asyncio.Lock()
         self._uploading = asyncio.Lock()
         self._subscribing = asyncio.Lock()
@@ -172,6 +173,7 @@ class AsyncClient:
         """Become the anchor of the run that this process was handed; see `Client.claim`."""
         answer = await self.call("run.claim")
         self._unclaimed = False
+        self._run_tenant = answer["tenant"]
         return answer.keys
 
     async def _own_run(self) -> bytes | None:
@@ -303,6 +305,7 @@ class AsyncLease(HeldValue):
         """Take the lease without background renewal; see `Lease.acquire`."""
         if self._run is None:
             self._run = await self._client._own_run()
+            self.tenant = self.tenant or self._client._run_tenant
         self._hold(await self._client.call("lease.acquire", self._request, run=self._run))
         self._generation = self._client._channel.generation
         return self
@@ -414,7 +417,7 @@ class AsyncRun(OpenRun):
         on_revoked: Callable[[AsyncLease, str], object] | None = None,
     ) -> AsyncLease:
         """A lease within this run; see `Client.lease`."""
-        return self._client.lease(
+        lease = self._client.lease(
             None,
             secret,
             ttl=ttl,
@@ -425,6 +428,8 @@ class AsyncRun(OpenRun):
             on_revoked=on_revoked,
             run=self.token,
         )
+        lease.tenant = self.tenant  # the token says it to the daemon; pushes say it to us
+        return lease
 
     def run(
         self,

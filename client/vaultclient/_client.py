@@ -54,6 +54,7 @@ class Client:
     ) -> None:
         self.socket_path = find_socket(socket, environ)
         self._token = decode_token(run) if isinstance(run, str) else run if run is not None else find_token(environ)
+        self._run_tenant: str | None = None
         self._unclaimed = run is None and self._token is not None
         self._timeout = timeout
         self._on_revoked = on_revoked
@@ -168,9 +169,11 @@ class Client:
             "memfd": memfd,
             "service": service,
         }
-        return Lease(
-            self, tenant, secret, run if run is not None else self._own_run(), request, on_revoked or self._on_revoked
-        )
+        token = run if run is not None else self._own_run()
+        lease = Lease(self, tenant, secret, token, request, on_revoked or self._on_revoked)
+        if tenant is None and run is None:
+            lease.tenant = self._run_tenant
+        return lease
 
     def run(
         self,
@@ -208,6 +211,7 @@ class Client:
         """
         answer = self.call("run.claim")
         self._unclaimed = False
+        self._run_tenant = answer["tenant"]
         return answer.keys
 
     def _own_run(self) -> bytes | None:

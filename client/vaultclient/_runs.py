@@ -108,7 +108,7 @@ class Run(OpenRun):
         on_revoked: Callable[[Lease, str], object] | None = None,
     ) -> Lease:
         """A lease within this run; see `Client.lease`."""
-        return self._client.lease(
+        lease = self._client.lease(
             None,
             secret,
             ttl=ttl,
@@ -119,6 +119,8 @@ class Run(OpenRun):
             on_revoked=on_revoked,
             run=self.token,
         )
+        lease.tenant = self.tenant  # the token says it to the daemon; pushes say it to us
+        return lease
 
     def run(
         self,

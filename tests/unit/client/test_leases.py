@@ -233,12 +233,14 @@ def test_end_of_the_tenant_ends_its_leases_only(daemon: Any, event: str) -> None
     called, told, on_revoked = waiter()
     with (
         Client(daemon.path, environ={}, on_revoked=on_revoked) as client,
-        client.lease("acme", "openai/prod"),
+        client.run("acme", scope=["**"]) as run,
+        run.lease("openai/prod") as mine,
         client.lease("globex", "openai/prod") as other,
     ):
         daemon.push(event, tenant="acme")
         assert called.wait(10)
         assert told == [event.replace("tenant.", "its tenant was ")]
+        assert not mine.active
         assert other.active
 
 
