@@ -46,15 +46,26 @@ class Book:
         random: source of random bytes for ids and tokens.
     """
 
-    __slots__ = ("_overdue", "_random", "leases", "limits", "rates", "runs")
+    __slots__ = ("_limits", "_overdue", "_random", "leases", "rates", "runs")
 
     def __init__(self, limits: Limits, random: Random) -> None:
-        self.limits = limits
+        self._limits = limits
         self._random = random
         self.runs = RunTable(limits)
         self.leases = LeaseTable(limits)
         self.rates: Buckets[str] = Buckets()
         self._overdue = Ended([], [])
+
+    @property
+    def limits(self) -> Limits:
+        """The caps in force; setting them changes what may be opened and acquired from now on."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.runs.set_limits(limits)
+        self.leases.set_limits(limits)
 
     # -- runs
 
@@ -113,6 +124,7 @@ class Book:
 
     def anchor_died(self, process: Process) -> Ended:
         """End every run that is tied to a process that has ended."""
+        self.runs.process_died(process)
         return self._end_runs(self.runs.anchored(process))
 
     def _end_runs(self, runs: list[Run]) -> Ended:
@@ -214,6 +226,10 @@ class Book:
     def release(self, lease: Lease) -> Ended:
         """End one lease that `lease_in` gave."""
         return Ended([], [lease] if self.leases.end(lease) else [])
+
+    def leases_of_uid(self, uid: int, now: Now) -> list[Lease]:
+        """The live leases in runs that this uid opened or runs in."""
+        return [lease for run in self.runs.of_uid(uid, now) for lease in self.leases.of_run(run, now)]
 
     # -- stopping harm: for admins and responders, who are told when an id is not there
 

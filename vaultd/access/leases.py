@@ -133,6 +133,11 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def set_limits(self, limits: Limits) -> None:
+        """Go by other limits from now on; what is over them already lives on."""
+        self._per_uid.cap = limits.leases_per_uid
+        self._per_tenant.cap = limits.leases_per_tenant
+
     def full(self, run: Run) -> bool:
         """Whether the run's uid or tenant has as many leases as it may."""
         return self._per_uid.full(run.uid) or self._per_tenant.full(run.tenant)

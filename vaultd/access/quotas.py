@@ -46,10 +46,10 @@ class Limits:
 class Tally(Generic[K]):
     """Counts of live things by key; keys at zero are not kept."""
 
-    __slots__ = ("_cap", "_counts", "_what")
+    __slots__ = ("_counts", "_what", "cap")
 
     def __init__(self, cap: int, what: str) -> None:
-        self._cap = cap
+        self.cap = cap
         self._counts: dict[K, int] = {}
         self._what = what
 
@@ -59,7 +59,7 @@ class Tally(Generic[K]):
 
     def full(self, key: K) -> bool:
         """Whether one more would be over the cap."""
-        return self._counts.get(key, 0) >= self._cap
+        return self._counts.get(key, 0) >= self.cap
 
     def check(self, key: K) -> None:
         """Raise `QuotaExceeded` when one more would be over the cap."""

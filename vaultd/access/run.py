@@ -46,7 +46,8 @@ class Run:
         expires: boot time; its leases end no later.
         anchor: the process it lives and dies with.
         claimable: whether a process of `uid` may still take the anchor's place, once.
-        confined: whether the anchor and what descends from it get what this run gives and nothing else, token or not.
+        confined: whether the anchor and what descends from it get what this run gives and nothing else, token or not,
+            for as long as that process lives: also when the run has ended.
         implicit: opened for a lease outside a run; has no token, works from the anchor's session.
         parent: id of the run it was opened from; None until child runs exist.
         uses: acquisitions, by grant id.

@@ -61,11 +61,14 @@ class RunTable:
         "_by_hash",
         "_by_id",
         "_by_tenant",
+        "_by_uid",
+        "_confined",
         "_heap",
         "_implicit",
         "_limits",
         "_per_tenant",
         "_per_uid",
+        "_processes_per_uid",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -75,12 +78,21 @@ class RunTable:
         self._by_tenant: dict[bytes, dict[str, Run]] = {}
         self._by_anchor: dict[int, dict[str, Run]] = {}
         self._implicit: dict[tuple[bytes, str, int, int], dict[str, Run]] = {}
+        self._by_uid: dict[int, dict[str, Run]] = {}  # under who opened it, and under whom it runs as
+        self._confined: dict[int, tuple[Process, int]] = {}  # pid -> process, and whose count it is in
         self._heap: list[tuple[int, str]] = []
+        self._processes_per_uid: Tally[int] = Tally(limits.runs_per_uid, "confined processes")
         self._per_uid: Tally[int] = Tally(limits.runs_per_uid, "runs")
         self._per_tenant: Tally[bytes] = Tally(limits.runs_per_tenant, "runs")
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Go by other limits from now on; what is over them already lives on."""
+        self._limits = limits
+        self._per_uid.cap = self._processes_per_uid.cap = limits.runs_per_uid
+        self._per_tenant.cap = limits.runs_per_tenant
 
     def open(
         self,
@@ -124,6 +136,8 @@ class RunTable:
         run_uid = opener.uid if uid is None else uid
         self._per_uid.check(opener.uid)
         self._per_tenant.check(tenant)
+        if confined and not self.confines(anchor):
+            self._processes_per_uid.check(opener.uid)
         token = bytearray(random(TOKEN_SIZE))
         if len(token) != TOKEN_SIZE:
             raise Internal("the random source gave a token of another size")
@@ -157,6 +171,10 @@ class RunTable:
         self._by_hash[run.token_hash] = run
         self._by_tenant.setdefault(run.tenant, {})[run.id] = run
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
+        for uid in {run.uid, run.opener_uid}:
+            self._by_uid.setdefault(uid, {})[run.id] = run
+        if run.confined:
+            self._confine(run)
         if run.implicit:
             self._implicit.setdefault(self._implicit_key(run), {})[run.id] = run
         heappush(self._heap, (run.expires, run.id))
@@ -211,7 +229,25 @@ class RunTable:
         run.claimable = False
         run.confined = True
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
+        self._confine(run)
         return run
+
+    def _confine(self, run: Run) -> None:
+        """Confine the run's anchor for its life: ending its run must not give a process more than it had in it."""
+        known = self._confined.get(run.anchor.pid)
+        if known is not None:
+            if same_process(known[0], run.anchor):
+                return
+            self._processes_per_uid.remove(known[1])  # the pid has come to another process, so that one is gone
+        self._confined[run.anchor.pid] = run.anchor, run.opener_uid
+        self._processes_per_uid.add(run.opener_uid)
+
+    def process_died(self, process: Process) -> None:
+        """Forget that a process was confined, now that it has ended."""
+        known = self._confined.get(process.pid)
+        if known is not None and same_process(known[0], process):
+            del self._confined[process.pid]
+            self._processes_per_uid.remove(known[1])
 
     def implicit(self, tenant: bytes, service: str, facts: PeerFacts, anchor: Process, now: Now) -> Run | None:
         """The live implicit run of this tenant, service, uid and anchor, if there is one."""
@@ -240,6 +276,10 @@ class RunTable:
         """The tenant's live runs, oldest first."""
         return [run for run in self._by_tenant.get(tenant, {}).values() if now.boot < run.expires]
 
+    def of_uid(self, uid: int, now: Now) -> list[Run]:
+        """The live runs that this uid opened or runs in, oldest first."""
+        return [run for run in self._by_uid.get(uid, {}).values() if now.boot < run.expires]
+
     def all(self, now: Now) -> list[Run]:
         """Every live run, oldest first."""
         return [run for run in self._by_id.values() if now.boot < run.expires]
@@ -248,19 +288,20 @@ class RunTable:
         """The runs that live and die with this process."""
         return [run for run in self._by_anchor.get(process.pid, {}).values() if same_process(run.anchor, process)]
 
+    @property
+    def confining(self) -> bool:
+        """Whether any process is confined at all."""
+        return bool(self._confined)
+
     def confines(self, process: Process) -> bool:
         """Whether this process, and with it what it started, is confined to a run; see `Run.confined`."""
-        anchored = self._by_anchor.get(process.pid)
-        return anchored is not None and any(
-            run.confined and same_process(run.anchor, process) for run in anchored.values()
-        )
+        known = self._confined.get(process.pid)
+        return known is not None and same_process(known[0], process)
 
     def confines_session(self, session: int) -> bool:
         """Whether the session is led by a process that is confined to a run."""
-        anchored = self._by_anchor.get(session)
-        return anchored is not None and any(
-            run.confined and same_session(run.anchor.session, session) for run in anchored.values()
-        )
+        known = self._confined.get(session)
+        return known is not None and same_session(known[0].session, session)
 
     def end(self, run: Run) -> bool:
         """Take a run out; False when it had ended already."""
@@ -270,6 +311,8 @@ class RunTable:
         del self._by_id[run.id]
         del self._by_hash[run.token_hash]
         self._unlink(self._by_tenant, run.tenant, run)
+        for uid in {run.uid, run.opener_uid}:
+            self._unlink(self._by_uid, uid, run)
         self._unlink_anchor(run)
         if run.implicit:
             self._unlink(self._implicit, self._implicit_key(run), run)

@@ -121,6 +121,7 @@ class Engine:
         """What is wrong around the daemon, for `status`: said once, by whoever looked at start."""
         self._grants: dict[bytes, GrantTable] = {}
         self._anchors: dict[str, Watch] = {}
+        self._confined: dict[Process, Watch] = {}
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -326,7 +327,7 @@ class Engine:
         process that leaves both its session and its ancestors behind is beyond this; see THREAT_MODEL.md.
         """
         runs = self.book.runs
-        if not len(runs):
+        if not runs.confining:
             return False
         return runs.confines_session(connection.facts.session) or any(map(runs.confines, self._lineage(connection)))
 
@@ -374,7 +375,16 @@ class Engine:
         self._anchors[run.id] = self.server.watcher.watch(process, lambda: self._anchor_died(run.anchor))
         if before is not None:
             before.cancel()
+        held = self._anchors[run.id].process
+        if run.confined and held is not None and run.anchor not in self._confined:
+            # Confinement outlives the run: who could end its run and be free of it would have more than the run gave.
+            anchor = run.anchor
+            self._confined[anchor] = self.server.watcher.watch(held, lambda: self._confined_died(anchor))
         self.schedule()
+
+    def _confined_died(self, process: Process) -> None:
+        self._confined.pop(process, None)
+        self.book.runs.process_died(process)
 
     def _anchor_died(self, process: Process) -> None:
         self.ended(self.book.anchor_died(process), "anchor-died")

@@ -537,3 +537,86 @@ def test_counts_never_go_below_zero() -> None:
     assert tally.count(1) == 0
     with pytest.raises(Internal):
         tally.remove(1)
+
+
+def test_confinement_outlives_the_run(world: World) -> None:
+    """A confined process stays so after its run was closed, revoked or ran out, until it has ended itself."""
+    anchor = world.peer(1000, 50)
+    runs = world.book.runs
+    assert not runs.confining
+    world.book.end_run(world.open(peer=anchor).run)
+    assert not runs.confines(anchor.process)
+    world.book.close_run(world.open(peer=anchor, confined=True).run.id, 1000, world.now)
+    world.book.end_run(world.open(peer=anchor, confined=True).run)
+    assert runs.confines(anchor.process)
+    assert runs.confines_session(50)
+    assert not runs.confines(anchor.process._replace(start_time=1))
+    assert not runs.confines_session(60)
+    world.book.anchor_died(anchor.process._replace(start_time=1))
+    assert runs.confines(anchor.process)
+    world.book.anchor_died(anchor.process)
+    assert not runs.confines(anchor.process)
+    assert not runs.confining
+
+
+def test_who_claims_a_run_is_confined_to_it(world: World) -> None:
+    """The claiming process is confined, its opener is not; and a run kept over a restart confines as before."""
+    opened = world.open(peer=world.peer(1000, 50), uid=2000)
+    worker = world.peer(2000, 60)
+    world.book.claim(opened.token, worker, world.now)
+    assert world.book.runs.confines(worker.process)
+    assert not world.book.runs.confines(world.peer(1000, 50).process)
+    after = World()
+    after.book.runs.restore(Run.from_dict(opened.run.to_dict()))
+    assert after.book.runs.confines(worker.process)
+
+
+def test_confined_processes_are_capped_and_counted_once() -> None:
+    """Opening and closing confined runs in one process takes one place; a reused pid gives the place back."""
+    world = World(Limits(runs_per_uid=2))
+    for pid in (50, 50, 50, 51):
+        world.book.end_run(world.open(peer=world.peer(1000, pid), confined=True).run)
+    with pytest.raises(QuotaExceeded):
+        world.open(peer=world.peer(1000, 52), confined=True)
+    world.book.end_run(world.open(peer=world.peer(1000, 52)).run)
+    world.open(peer=world.peer(2000, 51, start_time=1), confined=True)
+    assert world.book.runs.confines(world.peer(2000, 51, start_time=1).process)
+    assert not world.book.runs.confines(world.peer(1000, 51).process)
+    world.open(peer=world.peer(1000, 52), confined=True)
+
+
+def test_other_limits_hold_from_now_on(world: World) -> None:
+    """After a change of limits, what is over them lives on and what comes is held to them."""
+    world.grant()
+    run = world.open().run
+    world.lease(run, "a")
+    world.lease(run, "a")
+    world.book.limits = Limits(runs_per_uid=1, leases_per_uid=2, run_ttl=60)
+    assert world.book.limits.runs_per_uid == 1
+    assert len(world.book.leases) == 2
+    with pytest.raises(QuotaExceeded):
+        world.lease(run, "a")
+    with pytest.raises(QuotaExceeded):
+        world.open()
+    with pytest.raises(Denied):
+        world.open(peer=world.peer(2000, 60), ttl=61)
+    world.book.limits = Limits()
+    world.lease(run, "a")
+
+
+def test_what_a_uid_has_is_found_without_looking_at_others(world: World) -> None:
+    """Runs that a uid opened or runs in, and the leases in them, are its own list."""
+    world.grant()
+    mine = world.open(peer=world.peer(1000, 50)).run
+    handed = world.open(peer=world.peer(1000, 50), uid=2000)
+    world.book.claim(handed.token, world.peer(2000, 60), world.now)
+    leases = [world.lease(run, "a") for run in (mine, handed.run)]
+    assert world.book.runs.of_uid(1000, world.now) == [mine, handed.run]
+    assert world.book.runs.of_uid(2000, world.now) == [handed.run]
+    assert world.book.leases_of_uid(1000, world.now) == leases
+    assert world.book.leases_of_uid(2000, world.now) == leases[1:]
+    assert world.book.leases_of_uid(3000, world.now) == []
+    world.book.end_run(mine)
+    world.book.end_run(handed.run)
+    assert world.book.runs._by_uid == {}
+    assert world.book.runs._by_anchor == {}

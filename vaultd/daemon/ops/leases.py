@@ -224,7 +224,7 @@ def list_all(call: Call) -> Pending:
         if engine.is_inside_run(call.connection):
             raise denied()
         me = call.facts.uid
-        found = [lease for lease in leases.all(call.now) if me in (lease.run.uid, lease.run.opener_uid)]
+        found = engine.book.leases_of_uid(me, call.now)
         if "tenant" in call.keys:
             name = tenant_name(call.keys["tenant"])
             found = [lease for lease in found if barrier.name(lease.run.tenant) == name]

@@ -213,7 +213,7 @@ def list_all(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        runs = [run for run in engine.book.runs.all(call.now) if call.facts.uid in (run.uid, run.opener_uid)]
+        runs = engine.book.runs.of_uid(call.facts.uid, call.now)
         if "tenant" in call.keys:
             name = tenant_name(call.keys["tenant"])
             runs = [run for run in runs if barrier.name(run.tenant) == name]
