@@ -101,9 +101,7 @@ def main() -> None:
         store.close()
     total = len(lines)
     print(facts())
-    print(
-        f"{total} lines of {len(data) // total} bytes, {TENANTS} tenants; the journal on tmpfs, so nothing waits for a disk\n"
-    )
+    print(f"{total} lines of {len(data) // total} bytes, {TENANTS} tenants; on tmpfs, so nothing waits for a disk\n")
     table(
         ["what", "records/s", "µs each"],
         [
