@@ -65,9 +65,7 @@ def opens(root: Key, keyring: Keyring, uid: bytes, generation: int, log: bytes) 
             entries.tenant_key(keyring.vault_id, entry, keys) as key,
             TenantKeys(key) as tenant,
         ):
-            total = int.from_bytes(log[len(MAGIC) : len(MAGIC) + LENGTH], "big")
-            record = log[len(MAGIC) : len(MAGIC) + total]
-            RecordCipher(tenant.record, keyring.vault_id, uid, generation).open(1, bytes(16), record)
+            RecordCipher(tenant.record, keyring.vault_id, uid, generation).open(1, bytes(16), first_record(log))
     except (IntegrityError, VaultdError):
         return False
     return True
