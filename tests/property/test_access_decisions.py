@@ -221,7 +221,7 @@ def test_being_within_is_an_order(one: Scope, two: Scope, three: Scope) -> None:
 @given(grant_lists, scopes, nows)
 def test_a_run_that_opens_may_lease_what_it_names(grants: list[Grant], scope: Scope, now: Now) -> None:
     """Each secret named in an opened run's scope has a grant that can lease it by some delivery and purpose, now."""
-    opened: Decision = decide_open("agent", scope, grants, now)
+    opened: Decision = decide_open("agent", scope, GrantTable(grants), now)
     assume(opened.allowed)
     for matcher in scope.patterns:
         if matcher.literal:

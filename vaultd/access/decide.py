@@ -20,6 +20,7 @@ from vaultd.errors import Denied, Internal, Invalid, VaultdError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vaultd.access.grants import GrantTable
     from vaultd.access.instants import Now
     from vaultd.access.scope import Scope
 
@@ -274,17 +275,17 @@ def decide(request: Request, grants: Iterable[Grant], scope: Scope | None, usage
     return Decision(False, furthest, nearest, max_ttl=nearest.max_ttl, wait=wait)
 
 
-def decide_open(service: str, scope: Scope, grants: Iterable[Grant], now: Now) -> Decision:
+def decide_open(service: str, scope: Scope, grants: GrantTable, now: Now) -> Decision:
     """Whether `service` may open a run with this scope.
 
     Each secret that the scope names outright must be leasable at this instant, and each pattern needs a grant that can
     lease at all: patterns are an upper bound, held against the grants again at every lease.
     """
-    grants = list(grants)
+    # All patterns ask the same, once; each name asks the index: a long scope over many grants must stay cheap.
     decision = Decision(False, Rule.SECRET, None)
-    for matcher in scope.patterns:
-        request = Request(_OPEN, service, matcher.text if matcher.literal else None, scope.purpose)
-        decision = decide(request, grants, None, NO_USAGE, now)
+    for name in dict.fromkeys(matcher.text if matcher.literal else None for matcher in scope.patterns):
+        candidates = grants.candidates(service, name) if name is not None else grants.of_service(service)
+        decision = decide(Request(_OPEN, service, name, scope.purpose), candidates, None, NO_USAGE, now)
         if not decision.allowed:
             return decision
     return decision

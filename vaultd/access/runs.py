@@ -211,17 +211,20 @@ class RunTable:
 
         Raises:
             Denied: any reason at all; always the same.
+            QuotaExceeded: too many processes are confined to runs of the opener.
         """
         run = self._by_token(token, now)
         if run is None or not run.claimable or facts.uid != run.uid:
             raise denied()
+        if not self.confines(facts.process):
+            self._processes_per_uid.check(run.opener_uid)
         return run
 
     def claim(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
         """Tie the run to the claiming process, once.
 
         Raises:
-            Denied: any reason at all; always the same.
+            Denied, QuotaExceeded: as `claimant`.
         """
         run = self.claimant(token, facts, now)
         self._unlink_anchor(run)

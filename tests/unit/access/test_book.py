@@ -578,7 +578,11 @@ def test_confined_processes_are_capped_and_counted_once() -> None:
         world.book.end_run(world.open(peer=world.peer(1000, pid), confined=True).run)
     with pytest.raises(QuotaExceeded):
         world.open(peer=world.peer(1000, 52), confined=True)
-    world.book.end_run(world.open(peer=world.peer(1000, 52)).run)
+    opened = world.open(peer=world.peer(1000, 52), uid=2000)
+    with pytest.raises(QuotaExceeded):
+        world.book.claim(opened.token, world.peer(2000, 60), world.now)
+    assert opened.run.claimable
+    world.book.end_run(opened.run)
     world.open(peer=world.peer(2000, 51, start_time=1), confined=True)
     assert world.book.runs.confines(world.peer(2000, 51, start_time=1).process)
     assert not world.book.runs.confines(world.peer(1000, 51).process)

@@ -8,7 +8,7 @@ import pytest
 
 from vaultd.access.decide import NO_USAGE, Request, Rule, Usage, decide, decide_open, explain, listing
 from vaultd.access.denials import DENIED_HINT, DENIED_MESSAGE
-from vaultd.access.grants import Grant
+from vaultd.access.grants import Grant, GrantTable
 from vaultd.access.instants import SECOND, Now
 from vaultd.access.scope import Scope
 from vaultd.access.throttle import Buckets
@@ -225,22 +225,22 @@ def test_a_run_needs_a_grant_for_each_secret_it_names() -> None:
     grants = [grant(1), grant(2, secrets=["db/*"], can=["put"])]
 
     def opened(*patterns: str, purpose: str | None = None, now: Now = NOW) -> Rule:
-        return decide_open("agent", Scope.parse(patterns, purpose), grants, now).rule
+        return decide_open("agent", Scope.parse(patterns, purpose), GrantTable(grants), now).rule
 
     assert opened("openai/prod", "openai/*", "**") is Rule.GRANT
     assert opened("openai/prod", "x/y") is Rule.SECRET
     assert opened("db/main") is Rule.CAN
-    assert decide_open("other", Scope.parse(["**"]), grants, NOW).rule is Rule.SECRET
-    assert decide_open("agent", Scope.parse(["**"]), [grants[1]], NOW).rule is Rule.CAN
+    assert decide_open("other", Scope.parse(["**"]), GrantTable(grants), NOW).rule is Rule.SECRET
+    assert decide_open("agent", Scope.parse(["**"]), GrantTable([grants[1]]), NOW).rule is Rule.CAN
 
 
 def test_a_run_with_a_purpose_needs_a_grant_for_it() -> None:
     """A stated purpose is held against the grants at opening, an unstated one at each lease."""
-    grants = [grant(purposes=["chat"])]
+    grants = GrantTable([grant(purposes=["chat"])])
     assert decide_open("agent", Scope.parse(["openai/prod"], "chat"), grants, NOW).allowed
     assert decide_open("agent", Scope.parse(["openai/prod"], "batch"), grants, NOW).rule is Rule.PURPOSE
     assert decide_open("agent", Scope.parse(["openai/prod"]), grants, NOW).allowed
-    assert not decide_open("agent", Scope.parse(["openai/prod"]), [grant(expires=1)], NOW).allowed
+    assert not decide_open("agent", Scope.parse(["openai/prod"]), GrantTable([grant(expires=1)]), NOW).allowed
 
 
 def test_explain_gives_a_reason_for_each_grant() -> None:

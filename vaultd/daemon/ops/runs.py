@@ -63,7 +63,7 @@ def open_run(call: Call) -> Pending:
     purpose_name = purpose(keys["purpose"]) if "purpose" in keys else None
     scope = Scope.parse(keys["scope"], purpose_name)
     uid, service = call.reach(name, None, named)
-    decision = decide_open(service.name, scope, engine.grants(uid).of_service(service.name), call.now)
+    decision = decide_open(service.name, scope, engine.grants(uid), call.now)
     if not decision.allowed:
         call.refused(decision, uid, purpose=purpose_name)
     anchor = _anchor(call)
@@ -150,8 +150,7 @@ def _rights_of(call: Call, run: Run) -> None:
     if not barrier.linked(run.service, run.tenant):
         call.deny("the service has no grant at this tenant any more", run.tenant)
         raise denied()
-    grants = call.engine.grants(run.tenant).of_service(run.service)
-    decision = decide_open(run.service, run.scope, grants, call.now)
+    decision = decide_open(run.service, run.scope, call.engine.grants(run.tenant), call.now)
     if not decision.allowed:
         call.refused(decision, run.tenant)
 
