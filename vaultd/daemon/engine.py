@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vaultd.audit.receipt import Receipt
     from vaultd.clock import Clock
     from vaultd.daemon.anchors import Watch
-    from vaultd.daemon.config import Config, LiveConfig
+    from vaultd.daemon.config import Config, Limits, LiveConfig
     from vaultd.daemon.connection import Connection
     from vaultd.daemon.dispatch import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
@@ -103,12 +103,13 @@ class Engine:
         self.random = random
         self.delays = delays if delays is not None else FailureDelays()
         self.profile = profile
+        self._anchored = 0
         limits = live.current.limits
         self.book = Book(self._live_limits(), random)
         self.tickets = TicketTable(self._live_limits())
         self.services = ServiceTable()
         self.pushes = Pushes()
-        rate = Rate(limits.requests_per_second, 1)
+        rate = _rate(limits)
         self._throttle: Throttle[int] = Throttle(rate)
         self._tenant_throttle: Throttle[bytes] = Throttle(rate)
         self.refusals = Refusals(self._record_quietly, live.current.audit.throttle_window_seconds * 10**9)
@@ -477,14 +478,16 @@ class Engine:
         now = self.now()
         self.refusals.sweep(now.boot)
         self.forget_tickets(self.tickets.expire(now))
-        self.vaults.tick()
+        if now.boot - self._anchored >= self.config.audit.anchor_seconds * 10**9:
+            self._anchored = now.boot
+            self.vaults.tick()
         self.commit_soon()
 
     def reconfigure(self) -> None:
         """The configuration was read again, well."""
         limits = self.live.current.limits
         self.server.reconfigure(limits)
-        self._throttle.rate = self._tenant_throttle.rate = Rate(limits.requests_per_second, 1)
+        self._throttle.rate = self._tenant_throttle.rate = _rate(limits)
         self.book.limits = self._live_limits()
 
     # -- the whole vault
@@ -498,3 +501,9 @@ class Engine:
         self.readers.clear()
         self.services = ServiceTable()
         return ended
+
+
+def _rate(limits: Limits) -> Rate:
+    """The bucket of one uid or tenant: its burst as whole seconds' worth of its rate, at least one."""
+    seconds = max(1, limits.requests_burst // limits.requests_per_second)
+    return Rate(limits.requests_per_second * seconds, seconds)
