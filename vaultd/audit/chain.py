@@ -167,7 +167,7 @@ def render(
 def link(previous: bytes, rendered: bytes) -> tuple[bytes, bytes]:
     """Close a rendered line: the whole line with its newline, and its hash."""
     head = sha256(previous + sha256(rendered + b"}").digest()).digest()
-    return rendered + _HASH_KEY + head.hex().encode() + b'"}\n', head
+    return b"".join((rendered, _HASH_KEY, head.hex().encode(), b'"}\n')), head
 
 
 def encode(line: Line) -> bytes:

@@ -69,8 +69,9 @@ class Session:
 
     def seal(self, seq: int, body: bytes) -> bytes:
         """`body`, padded, sealed as that of line `seq`; never twice for one `seq`."""
-        aad = self._prefix + seq.to_bytes(8, "big") + self._suffix
-        return seal_with_nonce(self._key, _nonce(seq), aad, pad(body))
+        number = seq.to_bytes(8, "big")
+        # The nonce is `_nonce(seq)`, which says why it is safe.
+        return seal_with_nonce(self._key, _NONCE_PREFIX + number, self._prefix + number + self._suffix, pad(body))
 
     def wipe(self) -> None:
         """Forget the key: from here on only the audit pair opens what it sealed."""
