@@ -136,21 +136,26 @@ def read(path: str, uid: int) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise ConfigError(f"{path}: {os.strerror(error.errno or 0).lower()}", "check --config") from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)  # of what was opened, not of what the path means by now
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: not a regular file", "check --config")
-        if status.st_uid not in (0, uid):
-            raise ConfigError(f"{path}: owned by uid {status.st_uid}", f"chown it to root or to uid {uid}")
-        if status.st_mode & 0o022:
-            raise ConfigError(f"{path}: others may write it", f"chmod go-w {path}")
-        data = file.read(MAX_SIZE + 1)
+    try:
+        _check_owner(path, os.fstat(descriptor), uid)  # of what was opened, not of what the path means by now
+        data = os.read(descriptor, MAX_SIZE + 1)  # whole: a regular file of this size is not read in parts
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_SIZE:
         raise ConfigError(f"{path}: larger than {MAX_SIZE} bytes", "keep only what the README lists")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", "save it as UTF-8") from None
+
+
+def _check_owner(path: str, status: os.stat_result, uid: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: not a regular file", "check --config")
+    if status.st_uid not in (0, uid):
+        raise ConfigError(f"{path}: owned by uid {status.st_uid}", f"chown it to root or to uid {uid}")
+    if status.st_mode & 0o022:
+        raise ConfigError(f"{path}: others may write it", f"chmod go-w {path}")
 
 
 class _Parser:
