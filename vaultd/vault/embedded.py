@@ -282,14 +282,14 @@ class Tenant:
             )
         return stored.version
 
-    def get(self, name: str, version: int | None = None) -> bytes:
-        """A secret's value, as `bytes`, which Python cannot wipe: `reveal` gives it in memory that can be.
+    def get(self, name: str, version: int | None = None) -> bytearray:
+        """A secret's value in a buffer that is the caller's to wipe; `reveal` gives one that wipes itself.
 
         Raises:
             NotFound: there is no such secret or version, or it is destroyed.
         """
         with self.reveal(name, version) as secret:
-            return bytes(secret.view())
+            return bytearray(secret.view())
 
     def reveal(self, name: str, version: int | None = None) -> SecretBytes:
         """A secret's value in wipeable memory: use it in a `with` block, through `view()`. Raises `NotFound`."""
