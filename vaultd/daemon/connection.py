@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.errors import Denied, Internal
 from vaultd.protocol.codes import CODES
+from vaultd.protocol.connection import MAX_OUTSTANDING, Role
 from vaultd.protocol.connection import Connection as Wire
-from vaultd.protocol.connection import Role
 from vaultd.protocol.errors import ProtocolError, RemoteProtocolError
 from vaultd.protocol.framing import wipe
 
@@ -138,12 +138,11 @@ class Connection:
     def has_turn(self) -> bool:
         """Whether a request waits here that may be taken now.
 
-        Nothing is taken while the peer leaves answers unread; while it merely owes an `ack`, requests are taken up to
-        the limit, because the `ack` is one of them.
+        Nothing is taken while the peer leaves answers unread. While it merely owes an `ack`, requests are taken up to
+        the protocol's limit: the `ack` comes behind what was sent before it, and everything taken may wait for it.
         """
-        return (
-            not self._output and not self._ending and self._has_frame and self.wire.outstanding < self._most_in_flight
-        )
+        limit = self._most_in_flight if self.wire.unacknowledged is None else MAX_OUTSTANDING
+        return not self._output and not self._ending and self._has_frame and self.wire.outstanding < limit
 
     @property
     def is_quiet(self) -> bool:

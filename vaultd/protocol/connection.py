@@ -10,7 +10,8 @@ Rules that live here and nowhere else:
 
 - Ids pair replies with requests. An id may be used again once its reply has been sent; two at once end the connection.
 - At most `MAX_OUTSTANDING` requests wait for replies. A server that reaches it takes no further frame until it has
-  answered one; a client that would pass it gets `LocalProtocolError`.
+  answered one; a client that would pass it gets `LocalProtocolError`. The last place is kept for an `ack`: replies may
+  wait for it, so it must never wait for them.
 - A reply with `memfd` true has one descriptor beside it, and after it the server sends no other until the client's
   `ack` with that reply's id was received. So a client can never collect many descriptors charged to the daemon.
 - A connection that lost its framing, or whose peer broke a rule that cannot be answered, stays broken.
@@ -148,8 +149,8 @@ class Connection:
             LocalProtocolError: not as the table says, or too many requests wait already.
         """
         self._must_be(Role.CLIENT)
-        if len(self._outstanding) >= MAX_OUTSTANDING:
-            raise LocalProtocolError(f"{MAX_OUTSTANDING} requests wait for their replies already")
+        if len(self._outstanding) >= (MAX_OUTSTANDING if op == "ack" else MAX_OUTSTANDING - 1):
+            raise LocalProtocolError(f"{len(self._outstanding)} requests wait for their replies already")
         id_ = self._last_id % (2**32 - 1) + 1  # 1 … 2^32-1, around: 0 speaks of the connection
         while id_ in self._outstanding:
             id_ = id_ % (2**32 - 1) + 1

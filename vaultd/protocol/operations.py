@@ -513,7 +513,13 @@ _ALL: Final = (
         reply={"expires_in": DURATION},
         codes=("invalid",),
     ),
-    Operation("lease.release", "who holds it", "end a lease", required={"lease": WORD}),
+    Operation(
+        "lease.release",
+        "who holds it",
+        "end a lease",
+        required={"lease": WORD},
+        reply_optional={"recorded": BOOL},
+    ),
     Operation(
         "lease.list",
         "who holds them; admin",

@@ -133,9 +133,10 @@ def test_id_used_twice_is_the_end() -> None:
 def test_waiting_requests_are_bounded_at_both_ends() -> None:
     """The client does not send one too many; a server that has that many takes no more until it answers one."""
     pair = Pair()
-    frames = [pair.client.request("logout", {})[1] for _ in range(MAX_OUTSTANDING)]
+    frames = [pair.client.request("logout", {})[1] for _ in range(MAX_OUTSTANDING - 1)]
     with pytest.raises(LocalProtocolError, match="wait"):
         pair.client.request("logout", {})
+    frames.append(encode_frame(encode({"v": 1, "id": MAX_OUTSTANDING, "op": "logout"})))
     requests = []
     for frame in frames:
         requests += pair.up(frame)
@@ -180,6 +181,20 @@ def test_client_refuses_a_second_descriptor_before_its_acknowledgement() -> None
     pair.down(frames[0])
     with pytest.raises(RemoteProtocolError, match="second descriptor"):
         pair.down(frames[1])
+
+
+def test_acknowledgement_has_a_place_when_everything_else_waits() -> None:
+    """With every other place taken by requests that may wait for it, the acknowledgement still goes out and in."""
+    pair = Pair()
+    asked = [pair.client.request("secret.get", {"tenant": "a", "secret": "b"})[1] for _ in range(MAX_OUTSTANDING - 1)]
+    requests = [request for frame in asked for request in pair.up(frame)]
+    value = {"version": 1, "state": "current"}
+    pair.down(pair.server.reply(requests[0].id, value, memfd=True))
+    pair.client.request("secret.get", {"tenant": "a", "secret": "b"})
+    _, acknowledgement = pair.client.request("ack", {"of": requests[0].id})
+    (ack,) = pair.up(acknowledgement)
+    assert isinstance(ack, Request)
+    assert pair.server.unacknowledged is None
 
 
 def test_acknowledgement_of_nothing_is_refused() -> None:
