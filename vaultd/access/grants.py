@@ -45,9 +45,11 @@ def _words(value: object, what: str, allowed: tuple[str, ...]) -> frozenset[str]
     return frozenset(value)
 
 
-def _entries(value: object, what: str) -> list[Any]:
+def _texts(value: object, what: str) -> list[str]:
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_ENTRIES:
         raise Invalid(f"{what} is not a list of at most {_MOST_ENTRIES}", "use patterns, or several grants")
+    if not all(isinstance(text, str) for text in value):
+        raise Invalid(f"{what} is not a list of texts", "")
     return list(value)
 
 
@@ -146,7 +148,7 @@ class Grant:
         grant_id = raw.get("id")
         if not isinstance(grant_id, str) or not grant_id.startswith("grant_"):
             raise Invalid("a grant needs its id", "")
-        patterns = tuple(Matcher(text) for text in dict.fromkeys(_entries(raw.get("secrets"), "secrets")))
+        patterns = tuple(Matcher(text) for text in dict.fromkeys(_texts(raw.get("secrets"), "secrets")))
         if not patterns:
             raise Invalid("a grant needs at least one secret pattern", "add --secret PATTERN")
         given = {key: value for key, value in raw.items() if value is not None}
@@ -169,7 +171,7 @@ class Grant:
             service=service_name(raw.get("service")),
             patterns=patterns,
             can=_words(given.get("can") or ["lease"], "can", ACTIONS),
-            purposes=frozenset(purpose(word) for word in _entries(given.get("purposes", []), "purposes")),
+            purposes=frozenset(purpose(word) for word in _texts(given.get("purposes", []), "purposes")),
             deliver=_words(given.get("deliver") or ["fd", "env"], "deliver", DELIVERIES),
             max_ttl=_max_ttl(given.get("max_ttl", DEFAULT_MAX_TTL)),
             max_uses=_whole(given["max_uses"], "max-uses", _MOST_USES) if "max_uses" in given else None,

@@ -179,8 +179,15 @@ class Run:
         """
         try:
             pid, start_time, inode, session, boot_id = raw["anchor"]
-            tenant, token_hash = bytes(raw["tenant"]), bytes(raw["token_hash"])
-            if len(tenant) != TENANT_SIZE or len(token_hash) != TOKEN_SIZE or not str(raw["id"]).startswith(RUN):
+            tenant, token_hash, parent = raw["tenant"], raw["token_hash"], raw["parent"]
+            if not (
+                isinstance(tenant, bytes)
+                and isinstance(token_hash, bytes)
+                and (len(tenant), len(token_hash)) == (TENANT_SIZE, TOKEN_SIZE)
+                and str(raw["id"]).startswith(RUN)
+                and (inode is None or isinstance(inode, int))
+                and (parent is None or isinstance(parent, str))
+            ):
                 raise Invalid("a stored run is malformed", "")
             return cls(
                 run_id=str(raw["id"]),
@@ -197,11 +204,11 @@ class Run:
                 claimable=bool(raw["claimable"]),
                 confined=bool(raw["confined"]),
                 implicit=bool(raw["implicit"]),
-                parent=raw["parent"],
+                parent=parent,
                 uses={str(grant): int(count) for grant, count in raw["uses"].items()},
                 total=int(raw["total"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise Invalid("a stored run is malformed", "") from error
 
     def __repr__(self) -> str:

@@ -42,7 +42,10 @@ class Scope:
         Raises:
             Invalid: no pattern, too many, or something malformed.
         """
-        distinct = list(dict.fromkeys(patterns))
+        given = list(patterns)
+        if not all(isinstance(text, str) for text in given):
+            raise Invalid("a run's scope is a list of texts", "")
+        distinct = list(dict.fromkeys(given))
         if not 1 <= len(distinct) <= MOST_PATTERNS:
             raise Invalid(
                 f"a run's scope has 1 to {MOST_PATTERNS} secrets or patterns", "add --env NAME=SECRET or --allow P"
@@ -82,9 +85,12 @@ class Scope:
         """A scope back from the store; raises `Invalid` on anything malformed."""
         deliver = raw.get("deliver", list(DELIVERIES))
         max_uses = raw.get("max_uses")
-        if not isinstance(deliver, (list, tuple)) or not set(deliver) <= _ALL_DELIVERIES:
+        if not isinstance(deliver, (list, tuple)) or not all(kind in DELIVERIES for kind in deliver):
             raise Invalid("a stored scope has unknown deliveries", "")
         if max_uses is not None and (not isinstance(max_uses, int) or isinstance(max_uses, bool) or max_uses < 0):
             raise Invalid("a stored scope has a malformed number of uses", "")
-        base = cls.parse(raw.get("patterns") or (), raw.get("purpose"))
+        patterns = raw.get("patterns")
+        if not isinstance(patterns, (list, tuple)):
+            raise Invalid("a stored scope has no patterns", "")
+        base = cls.parse(patterns, raw.get("purpose"))
         return cls(base.patterns, base.purpose, frozenset(deliver), max_uses)

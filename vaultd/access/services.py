@@ -49,7 +49,7 @@ def checked_unit(value: object) -> str:
     if isinstance(value, str) and len(value) <= 1024:
         path = value if value.startswith("/") else "/" + value
         rest = path.removeprefix(_SLICE)
-        if rest != path and rest.strip("/") and _components_are_plain(rest.removesuffix("/")):
+        if rest != path and _components_are_plain(rest.removesuffix("/")):
             return path
     raise Invalid(
         f"not a unit's cgroup path: {ascii(value)[:80]}",

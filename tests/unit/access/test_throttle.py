@@ -131,6 +131,16 @@ def test_a_flood_does_not_delay_a_late_comer_beyond_a_burst() -> None:
     assert [queue.pop()[0] for _ in range(5)] == [1, 1, 1, 1, 2]
 
 
+def test_the_next_uid_has_its_full_burst() -> None:
+    """What one uid left of its turn, by emptying its row, is not taken from the next."""
+    queue = FairQueue[str](burst=2)
+    queue.push(1, "a0")
+    for item in ("b0", "b1"):
+        queue.push(2, item)
+    queue.push(3, "c0")
+    assert [queue.pop()[1] for _ in range(4)] == ["a0", "b0", "b1", "c0"]
+
+
 def test_leaving_and_coming_back_gains_no_turn() -> None:
     """A uid that empties its row and pushes again goes behind those who wait."""
     queue = FairQueue[str](burst=4)
