@@ -157,6 +157,8 @@ def test_the_index_finds_by_service_and_secret() -> None:
     table.remove("grant_4")
     assert table.services() == {"agent"}
     table.remove("grant_2")
+    assert table.candidates("agent", "openai/prod") == []
+    assert [g.id for g in table.candidates("agent", "db")] == ["grant_3"]
     table.remove("grant_3")
     assert table.services() == frozenset()
     assert len(table) == 0
