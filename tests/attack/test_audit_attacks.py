@@ -33,7 +33,7 @@ def rechained(lines: list[Line]) -> bytes:
 def changed(line: Line, **parts: object) -> Line:
     """A line with some parts exchanged."""
     facts = {name: getattr(line, name) for name in line.__slots__}
-    return type(line)(**(facts | parts))  # type: ignore[arg-type]
+    return type(line)(**(facts | parts))
 
 
 @pytest.fixture

@@ -47,7 +47,13 @@ class World:
     def lease(self, tenant: int, name: str = "openai/prod", **more: Any) -> Receipt:
         """A lease in a tenant's trail, a second later than what came before."""
         self.clock.advance(1)
-        facts = {"run": "run_a", "purpose": "chat", "lease": "lease_b", "version": 3, "secret_id": bytes(16)} | more
+        facts: dict[str, Any] = {
+            "run": "run_a",
+            "purpose": "chat",
+            "lease": "lease_b",
+            "version": 3,
+            "secret_id": bytes(16),
+        } | more
         return self.trail.record(Event("lease.acquire", "ok", ACTOR, secret=name, **facts), self.tenants[tenant])
 
     def denial(self, name: str = "acme") -> Receipt:

@@ -86,18 +86,11 @@ def _check(value: object, depth: int) -> None:
         raise Internal("an audit body holds what canonical JSON cannot say")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
 def _refuse(_text: str) -> Any:
     raise ValueError("not an integer")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
+_decoder = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
 def parse_canonical(text: str) -> dict[str, Any]:
@@ -107,7 +100,7 @@ def parse_canonical(text: str) -> dict[str, Any]:
         IntegrityError: it is not one JSON object in canonical form.
     """
     try:
-        value = _decoder.decode(text)
+        value = _decoder.decode(text)  # of a key that stands twice it keeps one, and so the spelling differs
         spelling = canonical(value)
     except (ValueError, RecursionError, Internal) as error:
         raise IntegrityError("an audit body is not canonical json") from error

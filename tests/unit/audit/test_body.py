@@ -94,6 +94,18 @@ def test_a_system_record_needs_sealing_when_it_has_something_private(event: Even
     assert event.needs_sealing == any(key in PRIVATE for key in whole)
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("run", "r"), ("purpose", "p"), ("tenant", "t"), ("secret", "s"), ("lease", "l"), ("extra", {"a": 1})],
+)
+def test_each_private_fact_alone_needs_sealing(fact: str, value: object) -> None:
+    """One name is enough; facts of the other kinds are not."""
+    plain = Event("k", "denied", ADMIN, "why", version=1, delivery="fd", total=2, public={"a": 1}, secret_id=b"s" * 16)
+    assert not plain.needs_sealing
+    assert plain._replace(**{fact: value}).needs_sealing
+    assert plain._replace(actor=Actor("service", "agents")).needs_sealing
+
+
 def test_a_body_never_holds_the_secret_s_id() -> None:
     """The id is for the receipt; the record names the secret by its name."""
     event = Event("lease.acquire", "ok", ACTOR, secret="a", secret_id=b"\xee" * 16)

@@ -46,7 +46,7 @@ def lines(draw: st.DrawFn) -> Line:
     """Any line that the rules allow."""
     seq = draw(st.integers(1, 2**63 - 1))
     tenant = draw(st.none() | st.binary(min_size=16, max_size=16))
-    sealed = draw(st.binary(min_size=1, max_size=80))
+    sealed: bytes | None = draw(st.binary(min_size=1, max_size=80))
     key = draw(st.integers(1, seq))
     if tenant is None and draw(st.booleans()):
         sealed = None
@@ -138,6 +138,7 @@ def test_the_plain_line_is_accepted() -> None:
         good(key=6),
         good(key=0),
         good(key=4, session=b"s"),
+        good(key=5, session=b"s").replace(b'"session":"cw=="', b'"session":"cx=="'),
         good(vault=UID),
         good(seq=1, key=1, session=b"s"),
         good(seq=0),
@@ -258,6 +259,21 @@ def test_a_session_of_another_trail_cannot_be_named() -> None:
     own = decode(lines_[victim]).key
     other = next(number + 1 for number in sessions if number + 1 != own)
     lines_[victim] = lines_[victim].replace(b'"key":%d,' % (own or 0), b'"key":%d,' % other)
+    verdict = verify(rechained(lines_))
+    assert verdict.bad_line == victim + 1
+    assert "session" in verdict.reason
+
+
+def test_a_trail_s_first_record_cannot_name_a_session_of_nowhere() -> None:
+    """The first sealed record of a trail starts its session; one that names an earlier line is found."""
+    world = World()
+    world.mixed(1)
+    lines_ = world.lines()
+    victim = next(number for number, raw in enumerate(lines_) if b'"session"' in raw)
+    raw = lines_[victim]
+    start, end = raw.index(b',"session"'), raw.index(b',"sealed"')
+    changed = raw[:start].replace(b'"key":%d' % (victim + 1), b'"key":%d' % victim) + raw[end:]
+    lines_[victim] = changed
     verdict = verify(rechained(lines_))
     assert verdict.bad_line == victim + 1
     assert "session" in verdict.reason
