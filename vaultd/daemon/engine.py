@@ -28,7 +28,7 @@ from vaultd.daemon.processes import ancestors
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
-from vaultd.errors import Denied, Halted, Sealed, Uninitialised, VaultdError
+from vaultd.errors import Denied, Halted, NotFound, Sealed, Uninitialised, VaultdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,9 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 _VAULTD: Final = Actor("system")
+
+_STOPPING: Final = frozenset({"run.close", "lease.release", "lease.revoke"})
+"""What a run may do of its own when nothing can be recorded any more: end things."""
 
 
 class Context:
@@ -192,6 +195,9 @@ class Engine:
             return self._table[request.op](call)
         except VaultdError as error:
             call.failed(error)
+            if isinstance(error, NotFound) and not (call.is_admin or call.is_responder):
+                # Whatever verb it came from: to know what is not there is to know what is.
+                raise denied() from None
             raise
 
     def _run_of(self, call: Call, token: bytes) -> Run | None:
@@ -199,7 +205,7 @@ class Engine:
             return None  # the token is of a run that the peer is not in yet: the verb itself looks at it
         if call.op in ("hello", "status"):
             return None  # these are the same for everybody, in a run whose time is up as well
-        self.unsealed()
+        self.unsealed(stopping=call.op in _STOPPING)
         run = self.book.find_run(token, call.facts, call.now)
         if not self.anchor_lives(run):
             raise denied()
@@ -235,8 +241,11 @@ class Engine:
                 tenants.setdefault(service.uid, set()).update(links.get(service.name, ()))
         return sorted(uid for uid, uids in tenants.items() if len(uids) > 1)
 
-    def unsealed(self) -> Barrier:
+    def unsealed(self, *, stopping: bool = False) -> Barrier:
         """The vault, when its keys are loaded.
+
+        Args:
+            stopping: the verb stops harm, which does not wait for a disk: a halted vault will do.
 
         Raises:
             Uninitialised: there is none.
@@ -246,7 +255,7 @@ class Engine:
         barrier = self.vaults.barrier
         if barrier is None:
             raise Uninitialised("there is no vault yet", "make one: vaultctl init")
-        if self.vaults.state == "halted":
+        if self.vaults.state == "halted" and not stopping:
             raise Halted("a durable write failed; nothing is released or changed", "make room, then restart vaultd")
         if barrier.sealed:
             raise Sealed("the vault is sealed", "vaultctl unseal")

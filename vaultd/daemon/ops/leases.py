@@ -200,13 +200,13 @@ def renew(call: Call) -> Pending:
 def release(call: Call) -> Pending:
     """Give a lease back before its time."""
     engine = call.engine
-    engine.unsealed()
+    engine.unsealed(stopping=True)
     lease = _lease(call)
     engine.ended(engine.book.release(lease), "released")
-    call.record(
-        lease.run.tenant, call.event(run=lease.run.id, secret=lease.secret, version=lease.version, lease=lease.id)
-    )
-    return Done()
+    event = call.event(run=lease.run.id, secret=lease.secret, version=lease.version, lease=lease.id)
+    recorded = engine.try_record(event, lease.run.tenant)
+    call.recorded = True
+    return Stopped(recorded=recorded)
 
 
 @operation("lease.list")
@@ -266,7 +266,7 @@ def revoke(call: Call) -> Pending:
 def _revoke_own(call: Call) -> Pending:
     """Who holds a lease or opened a run may end it; everything else is the constant denial."""
     keys, engine, book = call.keys, call.engine, call.engine.book
-    engine.unsealed()
+    engine.unsealed(stopping=True)
     if "lease" in keys:
         lease = _lease(call)
         return _revoked(call, book.release(lease), lease.run.tenant, lease=lease.id, secret=lease.secret)
