@@ -21,7 +21,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from vaultd.errors import Halted, Internal, VaultdError
+from vaultd.errors import Halted, Internal, ProtocolError, VaultdError
 from vaultd.protocol.framing import wipe
 from vaultd.protocol.messages import Malformed, Request
 
@@ -396,7 +396,9 @@ class Dispatcher:
             return
         if type(request) is Malformed:
             self._handler.malformed(connection, request.message)
-            connection.refuse(request.id, "protocol", request.message, "see PROTOCOL.md")
+            # Refused with the next group: the count of it may be a record, and that is durable first.
+            ticket = Ticket(connection, Request(request.id, "malformed", None, {}, bytearray()))
+            self._decided(ticket, _Refusal(ProtocolError(request.message, "see PROTOCOL.md")))
             return
         assert type(request) is Request  # noqa: S101  for the type checker: nothing else comes to a server
         if request.op == "ack":
@@ -462,6 +464,9 @@ class Dispatcher:
             self._release(group, None)
             return
         _log.error("a flush failed: %s", describe(error))
+        # What was decided meanwhile is staged behind it, and will never be written either.
+        group += self._group
+        self._group = []
         self._release(group, Halted("a durable write failed", "make room or repair the disk, then restart the daemon"))
 
     # -- answers

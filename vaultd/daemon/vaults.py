@@ -120,9 +120,9 @@ class VaultHolder:
 
     @property
     def dirty(self) -> bool:
-        """Whether anything is staged and not taken."""
+        """Whether anything is staged and not taken. A halted vault takes nothing any more, whatever is staged."""
         ledger = self.ledger
-        return ledger is not None and ledger.dirty
+        return ledger is not None and not ledger.halted and ledger.dirty
 
     def take(self) -> Any:
         """Everything staged so far, as one batch."""
