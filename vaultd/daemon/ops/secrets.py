@@ -38,11 +38,12 @@ def begin(call: Call) -> Pending:
 
 @operation("value.chunk")
 def chunk(call: Call) -> Pending:
-    """Bytes of the upload. Not recorded one by one: the upload's beginning is, and so is its use."""
+    """Bytes of the upload. Counted, not recorded one by one: the upload's beginning is, and so is its use."""
     upload = call.connection.context.upload
     if upload is None:
         raise Invalid("nothing is being uploaded on this connection", "send value.begin first")
     upload.take(call.keys["offset"], call.tail)
+    call.engine.refusals.count(call.op, call.facts.uid, call.now.boot)
     call.recorded = True
     return Done({"received": upload.received})
 
