@@ -1,8 +1,9 @@
 """The real daemon as a process of its own, for tests and benchmarks: the shipped wiring, with cheap Argon2id slots.
 
-    python tests/support/daemon.py DIR SOCKET [CONFIG]
+    python tests/support/daemon.py DIR SOCKET CONFIG [LONGEST]
 
-serves a vault whose slots may cost as little as `CHEAPEST`: by parameter, as no environment or option can ask for it.
+serves a vault whose slots may cost as little as `CHEAPEST`, and (with LONGEST) makes who shows wrong secrets wait no
+longer than so many milliseconds: by parameter, as no environment or option can ask for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Self
 
 from vaultclient import Client
+from vaultd.access.throttle import FailureDelays
 from vaultd.crypto.kdf import CHEAPEST
 from vaultd.vault import offline
 
@@ -34,14 +36,25 @@ class Daemon:
         config: text of its vaultd.toml.
         admin_uids: of the vault.
         unseal: whether to unseal it at once.
+        longest: milliseconds that wrong slot secrets delay the next try at most; None is the shipped delay.
+        parent: directory that the whole is made in.
 
     Attributes:
         admin: a client of this process with an admin ticket that no other process shares.
     """
 
-    def __init__(self, *, config: str = "", admin_uids: Sequence[int] = (), unseal: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        config: str = "",
+        admin_uids: Sequence[int] = (),
+        unseal: bool = True,
+        longest: int | None = None,
+        parent: str | None = None,
+    ) -> None:
         # Not under a private temporary directory: processes of other uids connect too.
-        self.folder = tempfile.mkdtemp(prefix="vaultd-test-")
+        self.folder = tempfile.mkdtemp(prefix="vaultd-test-", dir=parent)
+        self._longest = longest
         os.chmod(self.folder, 0o755)  # noqa: S103
         self.dir = os.path.join(self.folder, "vault")
         self.socket = os.path.join(self.folder, "run", "vaultd.sock")
@@ -60,6 +73,8 @@ class Daemon:
         """Start the daemon and wait until it listens."""
         environment = {"PATH": os.environ["PATH"], "HOME": self.folder}
         command = [sys.executable, os.path.abspath(__file__), self.dir, self.socket, self.config]
+        if self._longest is not None:
+            command.append(str(self._longest))
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
         self.log = b""
         assert self.process.stderr is not None
@@ -128,13 +143,14 @@ class Daemon:
 def _main() -> None:
     from vaultd.daemon import main as daemon
 
-    directory, socket, config = sys.argv[1:4]
+    directory, socket, config, *longest = sys.argv[1:]
+    delays = FailureDelays(first=1_000_000, longest=int(longest[0]) * 1_000_000) if longest else None
     kernel = daemon.Kernel()
     kernel.probe()
     live = daemon.LiveConfig(config, os.environ, os.geteuid(), dir=directory, socket=socket)
     daemon.harden(kernel.features)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(daemon.serve(live, kernel, minimum=CHEAPEST))
+        asyncio.run(daemon.serve(live, kernel, minimum=CHEAPEST, delays=delays))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from vaultd.protocol.codes import exit_code
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vaultd.access.throttle import FailureDelays
+
 __all__ = ["main", "serve"]
 
 _log = logging.getLogger("vaultd")
@@ -72,7 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None, minimum: Profile = FLOOR) -> None:
+async def serve(
+    live: LiveConfig,
+    kernel: Kernel,
+    *,
+    clock: Clock | None = None,
+    minimum: Profile = FLOOR,
+    delays: FailureDelays | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
@@ -80,6 +89,7 @@ async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None,
         kernel: probed.
         clock: the machine's when left out.
         minimum: the least Argon2id cost of a slot; lower only in tests, which pass it here.
+        delays: after wrong slot secrets; shorter only in tests, which pass them here.
 
     Raises:
         VaultdError: the directory, the vault or the socket cannot be used.
@@ -90,7 +100,15 @@ async def serve(live: LiveConfig, kernel: Kernel, *, clock: Clock | None = None,
     vaults.open()
     try:
         listener = listen(config.socket, kernel, group=config.socket_group)
-        engine = Engine(live, vaults, kernel=kernel, clock=clock, random=random_bytes, profile=_profile(minimum))
+        engine = Engine(
+            live,
+            vaults,
+            kernel=kernel,
+            clock=clock,
+            random=random_bytes,
+            delays=delays,
+            profile=_profile(minimum),
+        )
         server = Server(listener, engine, vaults, kernel=kernel, clock=clock, limits=config.limits)
         engine.start(server)
         engine.surroundings += _surroundings(config.socket)
