@@ -98,7 +98,7 @@ def test_a_system_record_needs_sealing_when_it_has_something_private(event: Even
     ("fact", "value"),
     [("run", "r"), ("purpose", "p"), ("tenant", "t"), ("secret", "s"), ("lease", "l"), ("extra", {"a": 1})],
 )
-def test_each_private_fact_alone_needs_sealing(fact: str, value: object) -> None:
+def test_each_private_fact_alone_needs_sealing(fact: str, value: Any) -> None:
     """One name is enough; facts of the other kinds are not."""
     plain = Event("k", "denied", ADMIN, "why", version=1, delivery="fd", total=2, public={"a": 1}, secret_id=b"s" * 16)
     assert not plain.needs_sealing
