@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from vaultclient import errors
-    from vaultclient._async import AsyncClient, AsyncLease, AsyncRun
+    from vaultclient._async import AsyncClient
+    from vaultclient._async_leases import AsyncLease, AsyncRun
     from vaultclient._calls import Answer
     from vaultclient._client import Client
     from vaultclient._leases import Lease
@@ -38,8 +39,8 @@ __all__ = [
 _HOMES: Final = {
     "Answer": "vaultclient._calls",
     "AsyncClient": "vaultclient._async",
-    "AsyncLease": "vaultclient._async",
-    "AsyncRun": "vaultclient._async",
+    "AsyncLease": "vaultclient._async_leases",
+    "AsyncRun": "vaultclient._async_leases",
     "Client": "vaultclient._client",
     "Lease": "vaultclient._leases",
     "Run": "vaultclient._runs",

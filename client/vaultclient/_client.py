@@ -229,7 +229,7 @@ class Client:
         """
         channel = Channel(self.socket_path, timeout=self._timeout, retry_for=self._channel.retry_for)
         try:
-            channel.call("subscribe", keys_of(tenant=tenant), run=self._token)
+            channel.call("subscribe", keys_of(tenant=tenant), run=self._own_run())
             while True:
                 while channel.pushes:
                     yield channel.pushes.popleft()
@@ -257,6 +257,10 @@ class Client:
         if self._kept is None or self._kept.owner != os.getpid():  # a forked child has no such thread
             self._kept = Keeper(self.socket_path, self._token, timeout=self._timeout)
         return self._kept
+
+    def _drop(self, lease: Lease) -> None:
+        if self._kept is not None:
+            self._kept.drop(lease)
 
     def close(self) -> None:
         """End the connections and the background thread. Leases still held end at their time."""

@@ -116,6 +116,7 @@ class Keeper:
         thread = self._thread
         if thread is not None and self.owner == os.getpid():
             self._wake()
+            self._channel.interrupt()  # a renewal that is on its way is not waited for
             if thread is not threading.current_thread():
                 thread.join()
         self._channel.close()

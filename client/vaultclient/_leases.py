@@ -194,7 +194,7 @@ class Lease(HeldValue):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client._keeper().drop(self)
+        self._client._drop(self)
         try:
             self.release()
         except TimedOut:

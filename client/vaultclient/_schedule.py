@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from vaultclient._leases import HeldValue
 
-__all__ = ["RETRY_AFTER", "Schedule"]
+__all__ = ["LEAST_INTERVAL", "RETRY_AFTER", "Schedule"]
+
+LEAST_INTERVAL: Final = 0.2
+"""Seconds between two renewals of one lease at least: near the end of its run a lease is given ever less time."""
 
 RETRY_AFTER: Final = 1.0
 """Seconds until a renewal that could not be made is tried again."""
@@ -22,6 +25,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self.retry_after = RETRY_AFTER
+        self.least_interval = LEAST_INTERVAL
         self._entries: dict[HeldValue, tuple[float, int]] = {}  # the one valid heap entry of each lease
         self._ends: dict[HeldValue, float] = {}
         self._heap: list[tuple[float, int, HeldValue]] = []
@@ -37,7 +41,7 @@ class Schedule:
     def held(self, lease: HeldValue, now: float) -> None:
         """Enter a lease that was just acquired or renewed: due at half of `expires_in`."""
         self._ends[lease] = now + lease.expires_in
-        self._enter(lease, now + lease.expires_in / 2)
+        self._enter(lease, now + max(lease.expires_in / 2, self.least_interval))
 
     def failed(self, lease: HeldValue, now: float) -> None:
         """A renewal could not be made: due again soon, and never later than the lease's end."""

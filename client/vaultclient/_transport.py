@@ -7,6 +7,7 @@ is explicit: connecting is tried for `retry_for` seconds, and only a request tha
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import socket
@@ -173,6 +174,13 @@ class Channel:
                 open_socket.close()
             self._connection.forget()
             self._descriptors.close()
+
+    def interrupt(self) -> None:
+        """Make whoever waits on the connection, in another thread, find it closed."""
+        opened = self._socket
+        if opened is not None:
+            with contextlib.suppress(OSError):  # closed already
+                opened.shutdown(socket.SHUT_RDWR)
 
     def call(
         self,

@@ -14,7 +14,7 @@ from vaultclient import Client, errors
 from vaultclient._calls import Answer, keys_of
 from vaultclient._leases import HeldValue
 from vaultclient._memory import read_descriptor, sealed_memfd
-from vaultclient._schedule import RETRY_AFTER, Schedule
+from vaultclient._schedule import LEAST_INTERVAL, RETRY_AFTER, Schedule
 from vaultclient._transport import Descriptors
 from vaultd.protocol import MAX_VALUE, codes
 
@@ -37,6 +37,13 @@ def test_lease_is_due_at_half_its_time() -> None:
     assert schedule.take_due(1_050.0) is lease
     schedule.held(lease, 1_050.0)
     assert schedule.next_due() == 1_100.0
+
+
+def test_lease_of_no_time_is_not_renewed_without_pause() -> None:
+    """A lease that is given for zero seconds, as its run ends, is due a little later, not at once for ever."""
+    schedule, lease = Schedule(), held(0)
+    schedule.held(lease, 10.0)
+    assert schedule.next_due() == 10.0 + LEAST_INTERVAL
 
 
 def test_failed_renewal_is_tried_again_until_the_end() -> None:
@@ -311,6 +318,23 @@ def test_error_of_the_block_comes_through(daemon: Any) -> None:
             block()
         with pytest.raises(errors.LeaseEnded):
             _ = lease.value
+
+
+def test_closing_does_not_wait_for_a_renewal_that_hangs(daemon: Any) -> None:
+    """A client whose renewal the daemon does not answer closes at once, and a lease left open then is no trouble."""
+    daemon.before["lease.renew"] = lambda session, request: True  # never answers
+    daemon.lease_seconds = iter([0])
+    client = Client(daemon.path, environ={}, timeout=600)
+    lease = client.lease("acme", "openai/prod")
+    lease.__enter__()
+    daemon.wait_for("lease.renew")
+    thread = client._keeper()._thread
+    client.close()
+    assert thread is not None
+    assert not thread.is_alive()
+    lease.__exit__(None, None, None)
+    client.close()
+    assert lease.ended
 
 
 def test_manual_lease_is_the_callers(daemon: Any) -> None:
