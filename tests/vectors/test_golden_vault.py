@@ -1,0 +1,226 @@
+"""The committed vault directory: what was written once opens for ever, for us and for the independent decoder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.barrier_world import ADMIN, BarrierWorld
+from vaultd.audit.checkpoint import parse
+from vaultd.clock import ManualClock
+from vaultd.crypto.kdf import CHEAPEST
+from vaultd.crypto.memory import SecretBytes
+from vaultd.crypto.slots import SlotKind
+from vaultd.store import DirectoryStore
+from vaultd.vault import offline
+from vaultd.vault.create import create
+from vaultd.vault.embedded import Vault
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "vectors" / "golden" / "vault-v1"
+DECODER = ROOT / "scripts" / "independent_decoder.py"
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A copy with the modes that a checkout does not keep."""
+    path = tmp_path / "vault"
+    shutil.copytree(GOLDEN / "vault", path)
+    for item in [path, *path.rglob("*")]:
+        item.chmod(0o700 if item.is_dir() else 0o600)
+    return path
+
+
+def current_values() -> dict[tuple[str, str], tuple[int, str]]:
+    """Version and SHA-256 of every secret's current value."""
+    return {
+        (tenant, name): (secret["current"], secret["versions"][str(secret["current"])]["sha256"])
+        for tenant, secrets in EXPECTED["tenants"].items()
+        for name, secret in secrets.items()
+    }
+
+
+def decode(path: Path, *arguments: str, passphrase: str = EXPECTED["passphrase"]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DECODER), str(path), "--passphrase-file", "-", *arguments],
+        input=passphrase,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def decoder() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("independent_decoder", DECODER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("way", ["passphrase", "key file"])
+def test_the_golden_vault_opens(path: Path, tmp_path: Path, way: str) -> None:
+    """Both slots open it, and every version has the state, and every value the bytes, that it had."""
+    (tmp_path / "key").write_bytes(bytes.fromhex(EXPECTED["key_file"]))
+    how: dict[str, Any] = {"key_file": tmp_path / "key"}
+    if way == "passphrase":
+        how = {"passphrase": EXPECTED["passphrase"]}
+    with Vault.open(path, clock=ManualClock(EXPECTED["wall"]), **how) as vault:
+        assert vault.id == EXPECTED["vault"]
+        assert vault.tenants() == sorted(EXPECTED["tenants"])
+        for tenant, secrets in EXPECTED["tenants"].items():
+            opened = vault.tenant(tenant)
+            assert [info.name for info in opened.secrets()] == sorted(secrets)
+            for name, expected in secrets.items():
+                info = opened.history(name)
+                assert (info.current, info.description, info.rotate_after) == (
+                    expected["current"],
+                    expected["description"],
+                    expected["rotate_after"],
+                )
+                assert {str(v.number): v.state for v in info.versions} == {
+                    number: version["state"] for number, version in expected["versions"].items()
+                }
+                for number, version in expected["versions"].items():
+                    if version["sha256"] is not None:
+                        with opened.reveal(name, int(number)) as value:
+                            assert hashlib.sha256(value.view()).hexdigest() == version["sha256"]
+
+
+def test_the_golden_vault_checks_out(path: Path) -> None:
+    """Every structure, seal, audit record and the kept checkpoint verify, and it can be written on."""
+    secret = bytearray(EXPECTED["passphrase"].encode())
+    report = offline.check(str(path), secret=secret)
+    assert (report.problems, report.notes) == ([], [])
+    assert report.values > 8
+    assert offline.verify(str(path), checkpoint=EXPECTED["checkpoint"].encode()).ok
+    with DirectoryStore(path) as store:
+        world = BarrierWorld(store, secret=bytes(secret), clock=ManualClock(EXPECTED["wall"]))
+        keyring = world.barrier.ledger.keyring
+        assert parse(EXPECTED["checkpoint"], keyring.checkpoint_public).vault_id == keyring.vault_id
+        assert list(world.barrier.grants("acme").values()) == EXPECTED["grants"]["acme"]
+        assert list(world.barrier.services()) == ["agent"]
+        assert list(world.barrier.runs()) == ["run_golden"]
+        deleted = [facts.name for facts in world.barrier.tenants(deleted=True) if facts.state == "deleted"]
+        assert deleted == EXPECTED["deleted"]
+        world.rotate_root()
+        world.rotate_tenant("acme")
+        world.put("acme", "openai/prod", b"sk-new")
+        assert world.reopen().get("acme", "openai/prod") == b"sk-new"
+
+
+def test_the_decoder_reads_the_golden_vault(path: Path, tmp_path: Path) -> None:
+    """A second reader, written from the specifications alone, finds the same names and values."""
+    done = decode(path, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["vault"], found["tenants"]) == (EXPECTED["vault"], sorted(EXPECTED["tenants"]))
+    assert {
+        (item["tenant"], item["secret"]): (item["version"], item["sha256"]) for item in found["secrets"]
+    } == current_values()
+    key = tmp_path / "key"
+    key.write_bytes(bytes.fromhex(EXPECTED["key_file"]))
+    command = [sys.executable, str(DECODER), str(path), "--key-file", str(key), "--json"]
+    assert json.loads(subprocess.run(command, capture_output=True, check=True).stdout) == found
+
+
+def test_the_decoder_exports_files(path: Path, tmp_path: Path) -> None:
+    """`--out` writes each value to a file of mode 0600, and overwrites nothing."""
+    out = tmp_path / "out"
+    assert decode(path, "--out", str(out)).returncode == 0
+    written = {(file.parent.name, file.name): file for file in out.rglob("*") if file.is_file()}
+    values = current_values()
+    assert set(written) == {(tenant, name.replace("/", "%2F")) for tenant, name in values}
+    for (tenant, name), (_, digest) in values.items():
+        file = written[tenant, name.replace("/", "%2F")]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert decode(path, "--out", str(out)).returncode == 74
+
+
+def test_the_decoder_knows_nothing_of_vaultd() -> None:
+    """It imports nothing of ours, so what it reads it reads from the specifications."""
+    script = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_path(sys.argv_path, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('vaultd', 'vaultclient', 'nacl', 'argon2')])"
+    ).replace("sys.argv_path", repr(str(DECODER)))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_decoder_reads_a_fresh_vault(tmp_path: Path, decoder: ModuleType) -> None:
+    """What today's code writes, rotations and deletions included, reads the same through the specifications."""
+    with DirectoryStore(tmp_path / "vault", create=True) as empty:
+        with SecretBytes.copy_of(b"pw") as given:
+            create(
+                empty,
+                ManualClock(),
+                secret=given,
+                kind=SlotKind.PASSPHRASE,
+                label="",
+                admin_uids=[1],
+                actor=ADMIN,
+                profile=CHEAPEST,
+            )
+        world = BarrierWorld(empty, secret=b"pw")
+        expected = {}
+        for name in ("acme", "beta"):
+            world.tenant(name)
+            for number in range(20):
+                for value in (b"first", os.urandom(number * 50 + 1)):
+                    world.put(name, f"k/{number}", value)
+                    expected[name, f"k/{number}"] = value
+        world.rotate_tenant("acme")
+        world.put("acme", "k/3", b"after")
+        expected["acme", "k/3"] = b"after"
+        world.rotate_root()
+        world.barrier.delete_tenant("beta", actor=ADMIN)
+        world.flush()
+        # Not sealed, not closed: as a power cut would leave it.
+        shutil.copytree(tmp_path / "vault", tmp_path / "copy")
+        world.barrier.close()
+    for directory in ("vault", "copy"):
+        _, names, values = decoder.decode(str(tmp_path / directory), b"pw", 1)
+        assert names == ["acme"]
+        found = {(item.tenant, item.secret): item.value for item in values}
+        assert found == {key: value for key, value in expected.items() if key[0] == "acme"}
+
+
+def test_the_decoder_refuses_what_does_not_fit(path: Path, decoder: ModuleType) -> None:
+    """A wrong secret, and a changed byte anywhere in what counts, stop it; it never returns other values."""
+    with pytest.raises(decoder.DoesNotFit, match="no key slot"):
+        decoder.decode(str(path), b"wrong", 1)
+    secret = EXPECTED["passphrase"].encode()
+    good = decoder.decode(str(path), secret, 1)
+    for file in sorted(path.rglob("*")):
+        if file.is_dir() or file.name.startswith("heads"):  # the snapshot only spares reading the journal
+            continue
+        data = file.read_bytes()
+        for at in (0, 9, len(data) // 3, len(data) // 2, len(data) - 1):
+            file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            try:
+                found = decoder.decode(str(path), secret, 1)
+            except (decoder.DoesNotFit, ValueError, KeyError, OSError):
+                continue
+            # One torn anchor of two counts as what a crash leaves: then the other one speaks, and of the same state.
+            assert file.name == "state"
+            assert found == good
+        file.write_bytes(data)
