@@ -129,6 +129,10 @@ class Committer:
         self._journal = journal
         self._state = state
 
+    def swept(self) -> None:
+        """Nothing is left of earlier keyrings: the next anchor need not say so any more."""
+        self.anchor = replace(self.anchor, pending=False)
+
     def write(self, batch: Batch) -> None:
         """Make `batch` durable, in the one order. Whatever this raises, the batch must not be acknowledged."""
         keyring_hash = self._prepare(batch)

@@ -268,6 +268,7 @@ class Ledger:
         if survey.must_sweep:
             self.report.keyring = "abandoned" if survey.abandoned else "finished"
             self.report.removed = recovery.sweep(self._store, self.keyring)
+            self._committer.swept()
 
     def _drop_abandoned(self) -> None:
         """Remove a keyring that never came into force.

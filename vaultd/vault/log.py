@@ -184,6 +184,11 @@ class LogFile:
         return self._durable is not None
 
     @property
+    def is_open(self) -> bool:
+        """Whether its descriptor is held."""
+        return self._file is not None
+
+    @property
     def clean(self) -> bool:
         """Whether nothing waits for a flush."""
         return not self._pending
@@ -199,6 +204,7 @@ class LogFile:
             file = self._handles.open(self)
             if file.size != self._durable:
                 file.close()
+                self._handles.closed(self)
                 raise IntegrityError(f"{self.path} was changed while it was open", _CHANGED)
             self._file = file
         return self._file
@@ -266,6 +272,9 @@ class Handles:
         self._store = store
         self._cap = cap
         self._open: dict[LogFile, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def found(self, path: str) -> LogFile:
         """The log that is at `path`. Raises `NotFound`."""
