@@ -454,6 +454,20 @@ def test_a_child_is_allowed_within_its_parent_only(world: World) -> None:
     assert not parent.allows_child(Scope.parse(["a/x"], "chat"), parent.expires)
 
 
+def test_each_bound_of_a_scope_has_to_be_within() -> None:
+    """One bound that is wider, whichever it is, puts a scope outside another."""
+    parent = Scope(Scope.parse(["a/*"]).patterns, None, frozenset({"fd", "env"}), 3)
+    inside = Scope(Scope.parse(["a/x"]).patterns, None, frozenset({"fd"}), 3)
+    assert inside.within(parent)
+    for wider in (
+        Scope(Scope.parse(["a/x", "b"]).patterns, None, frozenset({"fd"}), 3),
+        Scope(inside.patterns, None, frozenset({"fd", "print"}), 3),
+        Scope(inside.patterns, None, frozenset({"fd"}), 4),
+        Scope(inside.patterns, None, frozenset({"fd"}), None),
+    ):
+        assert not wider.within(parent)
+
+
 @pytest.mark.parametrize("patterns", [[], [f"s{n}" for n in range(257)], ["A"]])
 def test_a_scope_is_bounded(patterns: list[str]) -> None:
     """No pattern, too many, and malformed ones are Invalid."""
