@@ -104,6 +104,22 @@ def test_reading_gives_the_durable_lines_from_any_position() -> None:
         assert list(world.journal.read_from(entry.after)) == entries[number + 1 :]
 
 
+def test_lines_whose_flush_failed_are_not_read_back() -> None:
+    """Written is not durable: what an error kept from being flushed is nobody's to see."""
+    store = MemoryStore()
+    world = World(store=store)
+    world.mixed(1)
+    count = world.journal.durable.seq
+    world.lease(0)
+    batch = world.journal.take()
+    assert batch is not None
+    store.arm(Fault(1, errno.EIO, kinds=frozenset({"flush"})))
+    with pytest.raises(StoreError):
+        world.journal.write(batch)
+    assert world.journal.size > world.journal.durable.offset
+    assert [entry.line.seq for entry in world.journal.read_from(START)] == list(range(1, count + 1))
+
+
 def test_reading_names_the_bad_line() -> None:
     """A changed line raises with its number and the file; the lines before it come first."""
     world = World()
