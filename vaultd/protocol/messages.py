@@ -229,8 +229,8 @@ def parse_request(frame: Frame) -> Request | Malformed:
     operation = OPERATIONS.get(op) if type(op) is str else None
     if operation is None:
         return Malformed(id_, f"unknown operation {_shown(op)}" if type(op) is str else "op is not text")
-    run = header.pop("run", None)
-    if run is not None and not TOKEN.accepts(run):
+    run = None
+    if "run" in header and not TOKEN.accepts(run := header.pop("run")):  # nil is not a way to leave it out
         return Malformed(id_, f"run is not {TOKEN.label}")
     wrong = _wrong_request(operation, header, len(frame.tail))
     if wrong:
