@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.decide import NO_USAGE, Decision, Request, decide
 from vaultd.access.denials import denied
 from vaultd.audit.body import Actor, Event
-from vaultd.errors import Denied, Halted, Internal, NotFound, Sealed, VaultdError
+from vaultd.errors import Denied, Halted, Internal, Invalid, NotFound, Sealed, VaultdError
 from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
@@ -240,8 +241,10 @@ class Call:
         tenant = self.keys.get("tenant")
         secret = self.keys.get("secret")
         trail = self.run.tenant if self.run is not None else None
-        if self._ticket and type(tenant) is str:
-            trail = self.engine.find_tenant(tenant)  # what went wrong for an admin belongs to the tenant it was about
+        if self._ticket and tenant is not None:
+            # What went wrong for an admin belongs to the tenant that it was about; the name may be what went wrong.
+            with suppress(Invalid):
+                trail = self.engine.find_tenant(tenant_name(tenant))
         if self.engine.refusals.admit(self, trail):
             facts: dict[str, Any] = {}
             if type(tenant) is str and trail is None:
