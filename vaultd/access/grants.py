@@ -55,7 +55,7 @@ def _texts(value: object, what: str) -> list[str]:
 
 def _whole(value: object, what: str, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise Invalid(f"{what} is not a whole number from 1 to {most}", "")
+        raise Invalid(f"{what} is not a whole number from 1 to {most}", "leave it out where nothing is to be bounded")
     return value
 
 
