@@ -67,6 +67,22 @@ def _give_up_stdout(status: int) -> int:
     return status
 
 
+def _stand_on_three_streams() -> None:
+    """A standard descriptor that the caller closed must not be what the next file or socket gets."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
 def main() -> int:
     """The entry point of `vaultctl`."""
+    _stand_on_three_streams()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    if sys.stdout is None:
+        from vaultclient.cli.failures import CliError
+
+        return report(CliError("io", "standard output is closed"), as_json=_asked_for_json(sys.argv[1:]))
     return run(sys.argv[1:])

@@ -15,7 +15,7 @@ from vaultclient.cli.failures import CliError
 __all__ = ["duration", "instant", "rate", "shown_duration", "shown_instant"]
 
 _UNITS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_SPAN = re.compile(r"(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+_SPAN = re.compile(r"(?:([0-9]{1,9})w)?(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 _MAX_SPAN: Final = 100 * 365 * 86_400
 """A hundred years of seconds: longer is a typing error, and would overflow what reads it."""
 
@@ -26,7 +26,7 @@ def _quoted(text: str) -> str:
 
 
 def _seconds(text: str) -> int | None:
-    if re.fullmatch(r"\d{1,12}", text):
+    if re.fullmatch(r"[0-9]{1,12}", text):
         return int(text)
     match = _SPAN.fullmatch(text)
     if match is None or not text:
@@ -60,7 +60,7 @@ def instant(text: str, what: str, *, now: float, backward: bool = False) -> floa
     """
     from datetime import UTC, datetime  # only the few verbs that take an instant pay for it
 
-    if re.fullmatch(r"@\d{1,12}(\.\d{1,9})?", text):
+    if re.fullmatch(r"@[0-9]{1,12}(\.[0-9]{1,9})?", text):
         return float(text[1:])
     span = _seconds(text)
     if span is not None and not text.isdigit() and span <= _MAX_SPAN:
@@ -83,7 +83,7 @@ def rate(text: str) -> list[int]:
         CliError: `invalid`.
     """
     count, slash, span = text.partition("/")
-    if not slash or not re.fullmatch(r"\d{1,9}", count) or int(count) == 0:
+    if not slash or not re.fullmatch(r"[0-9]{1,9}", count) or int(count) == 0:
         raise CliError("invalid", f"not a rate: {_quoted(text)}", "a count and a span, such as 10/1m")
     return [int(count), duration(span, "rate's span")]
 

@@ -179,7 +179,7 @@ class _Root(Family):
         if args and not args[0].startswith("-") and args[0] not in self.homes:
             import difflib
 
-            near = difflib.get_close_matches(args[0], self.homes, n=1)
+            near = difflib.get_close_matches(args[0], self.homes, n=1, cutoff=0.7)
             hint = f"did you mean 'vaultctl {near[0]}'?" if near else "see 'vaultctl --help'"
             raise CliError("invalid", f"no such verb: {ascii(args[0])[:60]}", hint)
         return super().resolve_command(ctx, args)

@@ -213,9 +213,9 @@ def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str 
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 line`, `2 lines`; nouns in s, x, ch take es."""
+    """`1 line`, `2,000 lines`; nouns in s, x, ch take es."""
     plural = noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
-    return f"{count} {noun if count == 1 else plural}"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _jsonable(value: object) -> object:

@@ -280,7 +280,7 @@ class _Monitor:
             # A lease that the command took by itself counts too: what it has read cannot be taken back otherwise.
             ours = any(lease.id == keys["lease"] for lease in self._leases) or keys.get("run") == self._run
             if ours and reason not in _OWN_WISH:
-                self._ending = f"{keys['lease']} was revoked" + (f": {reason}" if reason else "")
+                self._ending = f"{keys['lease']} was revoked" + (f": {reason}" if reason not in {"", "revoked"} else "")
         elif push.event in {"tenant.sealed", "tenant.contained"} and keys["tenant"] == self._plan.tenant:
             self._ending = f"the tenant was {push.event.removeprefix('tenant.')}"
         elif push.event == "vault.sealed":

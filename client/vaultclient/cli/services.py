@@ -58,9 +58,9 @@ def list_services(app: App) -> None:
 @verb("remove")
 @_name
 def remove(app: App, service: str) -> None:
-    """Forget a service: its grants go, and its runs end."""
+    """Forget a service that no grant names any more; its runs end."""
     reply = app.call("service.remove", {"service": service}).keys
-    app.out.done(f"service {service} is gone, and its grants with it", {"service": service, **reply})
+    app.out.done(f"service {service} is gone", {"service": service, **reply})
     app.out.next("vaultctl service list")
 
 

@@ -219,8 +219,8 @@ def test_keys_and_size_reach_the_run(screen: Any) -> None:
     code = (
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'size %d\\n' % os.get_terminal_size().columns))\n"
-        "print('ready', flush=True)\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: print('interrupted'); sys.exit(6)"
+        "try:\n    print('ready', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt: print('interrupted'); sys.exit(6)"
     )
     at = screen("run", "--tenant", "acme", "--", sys.executable, "-c", code)
     at.expect("ready")
