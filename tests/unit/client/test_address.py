@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run a server under another uid")
 TOKEN = bytes(range(32))
 STRANGER = 4_321
 OTHER_STRANGER = 4_322
@@ -166,7 +165,6 @@ def connect(path: str) -> int:
 
 
 @pytest.mark.needs_root
-@needs_root
 @pytest.mark.parametrize(
     ("owner", "mode", "above"),
     [
@@ -187,7 +185,6 @@ def test_server_of_another_uid_is_not_trusted(serve_as: Callable[..., str], owne
 
 
 @pytest.mark.needs_root
-@needs_root
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o700, 0o2755])
 def test_owner_of_its_directory_is_trusted(serve_as: Callable[..., str], mode: int) -> None:
     """A service user who alone may write to the socket's directory is the daemon it says it is."""
@@ -195,7 +192,6 @@ def test_owner_of_its_directory_is_trusted(serve_as: Callable[..., str], mode: i
 
 
 @pytest.mark.needs_root
-@needs_root
 def test_root_and_oneself_are_trusted_anywhere(tmp_path: Path) -> None:
     """A server under uid 0 or the client's own may have its socket anywhere."""
     path = str(tmp_path / "s")
