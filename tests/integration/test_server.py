@@ -317,6 +317,8 @@ def test_no_descriptor_is_left(running: Running) -> None:
                     caller.socket.sendall(struct.pack(">I", 0xFFFFFFFF))
                 elif number % 4 == 2:
                     caller.send("lease.acquire", LEASE)
+        with running.caller() as last:
+            assert last.call("status").ok  # accepted last, so all the others have been
         running.until(lambda: len(running.handler.live) == 1)
         assert len(os.listdir("/proc/self/fd")) == len(before)
 

@@ -337,14 +337,24 @@ def fork() -> int:
 class Child:
     """A forked process that runs one function, under another uid if asked; its result comes back by pipe."""
 
-    def __init__(self, function: Callable[[], Any], *, uid: int | None = None, groups: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        *,
+        uid: int | None = None,
+        groups: tuple[int, ...] = (),
+        keep: tuple[int, ...] = (),
+    ) -> None:
         read, write = os.pipe()
         self.pid = fork()
         if self.pid == 0:
             code = 1
             try:
                 os.dup2(write, 3)
-                os.closerange(4, 65536)  # the server's sockets, above all: they would stay open with us
+                for descriptor in range(4, 4096):  # the server's sockets, above all: they would stay open with us
+                    if descriptor not in keep:
+                        with contextlib.suppress(OSError):
+                            os.close(descriptor)
                 if uid is not None:
                     os.setgroups(groups)
                     os.setresgid(uid, uid, uid)

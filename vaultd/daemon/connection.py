@@ -214,7 +214,10 @@ class Connection:
             self.fail(error.message)
             return None
         decoder = self.wire.decoder
-        self._has_frame = decoder.buffered > 0 and decoder.has_frame
+        try:
+            self._has_frame = decoder.buffered > 0 and decoder.has_frame
+        except RemoteProtocolError:
+            self._has_frame = True  # what follows is no frame: its turn will say so, after this one
         return event  # type: ignore[return-value]  # what a server receives
 
     def turn_over(self) -> bool:
@@ -354,6 +357,8 @@ class Connection:
         self._loop.remove_writer(self._fd)
         while self._output:
             self._output.popleft().discard()
+        while self.held:
+            wipe(self.held.popleft().request.tail)
         self.wire.forget()
         self._socket.close()
         if self.watch is not None:

@@ -374,11 +374,14 @@ class Dispatcher:
                 connection.queued = True
                 self._queue_turn(connection)
                 continue
-            if connection.has_turn:
-                self._serve(connection)
-            if connection.turn_over():
-                connection.queued = True
-                self._queue_turn(connection)
+            try:
+                if connection.has_turn:
+                    self._serve(connection)
+                if connection.turn_over():
+                    connection.queued = True
+                    self._queue_turn(connection)
+            except Exception as error:  # noqa: BLE001  a bug costs the connection that met it, and nobody else
+                _give_up(connection, error)
             now = self._loop.time()
             if now - started >= self._slice(now):
                 break
@@ -492,11 +495,14 @@ class Dispatcher:
             self._landed(connection.uid)
             if connection.is_over:
                 wipe(ticket.request.tail)
-            elif connection.held or not self._may_answer(ticket):
+            elif not self._may_answer(ticket, first=not connection.held):
                 connection.held.append(ticket)
                 connection.stalled()
             else:
-                self._answer(ticket)
+                try:
+                    self._answer(ticket)
+                except Exception as error:  # noqa: BLE001  as in a turn
+                    _give_up(connection, error)
             if self._loop.time() >= deadline:
                 break
         if releasable:
@@ -520,15 +526,23 @@ class Dispatcher:
             del self._parked[uid]
 
     @staticmethod
-    def _may_answer(ticket: Ticket) -> bool:
+    def _may_answer(ticket: Ticket, *, first: bool) -> bool:
+        """Whether the answer can leave now; one with a descriptor not before those that wait for an `ack` already."""
         assert ticket.pending is not None  # noqa: S101  only decided tickets get here
         connection = ticket.connection
-        return connection.can_send and not (ticket.pending.descriptor and connection.wire.unacknowledged is not None)
+        if not connection.can_send:
+            return False
+        return not ticket.pending.descriptor or (first and connection.wire.unacknowledged is None)
 
     def room(self, connection: Connection) -> None:
         """The peer has read what was sent, or acknowledged a descriptor: go on with what waited for that."""
-        while connection.held and not connection.is_over and self._may_answer(connection.held[0]):
-            self._answer(connection.held.popleft())
+        for ticket in [connection.held.popleft() for _ in range(len(connection.held))]:
+            if connection.is_over:
+                wipe(ticket.request.tail)
+            elif self._may_answer(ticket, first=True):  # the first in line that carries a descriptor; then one is owed
+                self._answer(ticket)
+            else:
+                connection.held.append(ticket)
         if connection.held:
             connection.stalled()
         elif connection.can_send:
@@ -569,6 +583,11 @@ class Dispatcher:
 def _as_internal(error: BaseException, op: str) -> Internal:
     _log.error("a bug in %s: %s", op, describe(error))
     return Internal("an unexpected error in the daemon", "its log says where; please report it")
+
+
+def _give_up(connection: Connection, error: Exception) -> None:
+    _log.error("a bug, and a connection closed for it: %s", describe(error))
+    connection.close()
 
 
 def describe(error: BaseException) -> str:
