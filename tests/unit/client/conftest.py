@@ -91,6 +91,7 @@ class TinyDaemon:
         self.runs: dict[bytes, dict[str, Any]] = {}
         self.leases: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
+        self.handled: list[str] = []
         self.seen = threading.Condition()
         self.state = "unsealed"
         self.numbers = itertools.count(1)
@@ -160,9 +161,9 @@ class TinyDaemon:
             return [request.op for request in self.requests if request.op != "ack"]
 
     def wait_for(self, op: str, times: int = 1) -> None:
-        """Until `op` was asked for that often (fails after ten seconds)."""
+        """Until `op` was asked for, and handled, that often (fails after ten seconds)."""
         with self.seen:
-            assert self.seen.wait_for(lambda: self.ops().count(op) >= times, timeout=10), f"{op} never came"
+            assert self.seen.wait_for(lambda: self.handled.count(op) >= times, timeout=10), f"{op} never came"
 
     def push(self, event: str, **keys: Any) -> None:
         with self.lock:
@@ -184,6 +185,7 @@ class TinyDaemon:
         if before is None or not before(session, request):
             self.answer(session, request)
         with self.seen:
+            self.handled.append(request.op)
             self.seen.notify_all()
 
     def answer(self, session: Session, request: Request) -> None:
