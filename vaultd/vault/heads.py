@@ -29,7 +29,7 @@ from vaultd.audit.journal import Position
 from vaultd.errors import FormatVersion, IntegrityError, Internal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import KeysView
 
 __all__ = ["MAX_SIZE", "NO_RECORD", "NO_TRAIL", "Head", "Heads", "Trail", "hash_of"]
 
@@ -125,8 +125,9 @@ class Heads:
     def __contains__(self, uid: bytes) -> bool:
         return uid in self._at
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._at)
+    def uids(self) -> KeysView[bytes]:
+        """Every domain that has a row."""
+        return self._at.keys()
 
     def add(self, uid: bytes, generation: int) -> None:
         """Begin a domain: no record, no trail."""

@@ -62,6 +62,7 @@ _HEADER: Final = struct.Struct(">8sHHHH16sQIII32s104s")
 _ENTRY: Final = struct.Struct(">16s16sIIQ104s104s136s32s32s")
 _GENERATION: Final = slice(32, 36)
 _MAC: Final = 32
+_NO_INDEX: Final = bytes(16)
 DELETED: Final = 1
 _MAX_SLOTS: Final = 32
 _MAX_ADMINS: Final = 64
@@ -179,7 +180,7 @@ class Keyring:
         before = self.entry(entry.uid)
         if before is not None:
             by_index.pop(before.name_index, None)
-        if _indexed(entry):
+        if entry.name_index != _NO_INDEX:
             if by_index.get(entry.name_index, entry.uid) != entry.uid:
                 raise Internal("two tenants cannot have one name")
             by_index[entry.name_index] = entry.uid
@@ -319,8 +320,6 @@ def hash_of(body: bytes) -> bytes:
 
 def _index(rows: Iterable[bytes]) -> dict[bytes, bytes]:
     # The system and the deleted have zeros there.
-    return {row[16:32]: row[:16] for row in rows if any(row[16:32])}
-
-
-def _indexed(entry: Entry) -> bool:
-    return any(entry.name_index)
+    by_index = {row[16:32]: row[:16] for row in rows}
+    by_index.pop(_NO_INDEX, None)
+    return by_index

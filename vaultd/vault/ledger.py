@@ -236,8 +236,9 @@ class Ledger:
             self._authenticate(keys)
             self._keys = self._pipeline.keys = keys
             self.open_log(SYSTEM)
-            if self.report.repaired or self.report.unanchored:
+            if self.report.repaired:
                 self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
+            if self.report.repaired or self.report.unanchored:
                 self._pipeline.want_anchor()
                 self.flush()
             self._drop_abandoned()

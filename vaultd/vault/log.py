@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from vaultd.crypto.context import context, field
+from vaultd.crypto.context import context
 from vaultd.crypto.primitives import OVERHEAD, open_sealed, seal
 from vaultd.crypto.values import pad
 from vaultd.errors import IntegrityError, Internal
@@ -41,6 +41,8 @@ MAX_ATTACHMENT: Final = 2 << 20
 """Bytes of the longest attachment: a value of 1 MiB, its padding, seal and wrapped key stay below."""
 
 _LENGTHS: Final = struct.Struct(">II")
+_PLACE: Final = struct.Struct(">IQI16sIQI")
+"""The last four fields of a record's associated data at once, each behind its length, the attachment's bytes apart."""
 _HEADER_LENGTH: Final = struct.Struct(">H")
 _MIN_RECORD: Final = _LENGTHS.size + OVERHEAD + pad(_HEADER_LENGTH.size)
 _MAX_RECORD: Final = MAX_ATTACHMENT + (1 << 17)
@@ -100,7 +102,8 @@ class RecordCipher:
 
     def _aad(self, index: int, previous: bytes, total: int, attachment: bytes) -> bytes:
         # The attachment's length is in its field, the header's in the plaintext.
-        return b"".join((self._place, field(index), field(previous), field(total), field(attachment)))
+        place = _PLACE.pack(8, index, _TAG, previous, 8, total, len(attachment))
+        return b"".join((self._place, place, attachment))
 
 
 def tag_of(record: bytes) -> bytes:
@@ -397,6 +400,7 @@ class SealedLog:
         return scan(self.file, self._cipher, self.head)
 
     def close(self) -> None:
-        """Wipe the keys. What is staged stays with its file, sealed, until it is flushed."""
+        """Wipe the keys. What is vouched for stays with its file, sealed, until it is flushed; the rest is dropped."""
+        self.unstage()
         self._closed = True
         self.keys.wipe()

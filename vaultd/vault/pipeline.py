@@ -103,6 +103,11 @@ class Pipeline:
         Args:
             revision: of the keyring as of this line; None for a line that changes neither a log nor the keyring.
         """
+        for log in logs:
+            # Before there is a line that vouches: from then on nothing may fail. And here, because only this thread
+            # opens files.
+            if log.file.born:
+                log.file.open()
         claim: Sequence[Vouch] = ()
         if revision is not None:
             if self.keys is None:
@@ -128,8 +133,6 @@ class Pipeline:
         self._heads.set_head(log.uid, log.head)
         write = self.open.writes.get(log.file)
         if write is None:
-            if log.file.born:
-                log.file.open()  # here, because only this thread opens files
             write = self.open.writes[log.file] = Write(log.uid, log.file, start, [])
         write.data.extend(records)
 

@@ -50,7 +50,7 @@ def test_rows_follow_a_model(steps: list[tuple[str, bytes, int]]) -> None:
             heads.set_trail(uid, number, tag * 2)
             model[uid] = (model[uid][0], Trail(number, tag * 2))
     for known in (heads, Heads.decode(heads.encode(PLACE), VAULT)[0]):
-        assert {uid: (known.head(uid), known.trail(uid)) for uid in known} == model
+        assert {uid: (known.head(uid), known.trail(uid)) for uid in known.uids()} == model
         assert len(known) == len(model)
 
 

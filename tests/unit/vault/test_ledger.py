@@ -370,6 +370,26 @@ def test_a_refused_event_takes_its_records_back(world: World) -> None:
     assert read_state(world.ledger) == world.state
 
 
+def test_no_line_vouches_for_a_log_that_cannot_be_opened(world: World) -> None:
+    """If a log's file is gone or changed when its descriptor is needed again, the change is refused unrecorded."""
+    log = world.log("acme")
+    log.scan()
+    log.file.close()
+    whole = world.store.disk.peek(log.file.path)
+    for tampered in (None, whole + b"x"):
+        world.store.disk.put(log.file.path, tampered)
+        log.stage({"n": 1})
+        head = log.head.record
+        with pytest.raises((NotFound, IntegrityError)):
+            world.ledger.stage(Event("x", "ok", ADMIN), logs=[log], tenant=log.uid)
+        assert log.head.record == head - 1
+        assert not world.ledger.journal.pending
+    world.store.disk.put(log.file.path, whole)
+    world.put("acme")
+    world.flush()
+    assert read_state(world.ledger) == world.state
+
+
 def test_a_refused_keyring_change_changes_nothing(world: World) -> None:
     """If a keyring change cannot be recorded, the keyring and the heads are as before."""
     ledger, keyring = world.ledger, world.ledger.keyring
@@ -510,6 +530,11 @@ def test_a_log_is_closed_and_opened_again(world: World) -> None:
     assert len(world.ledger.open_log(log.uid)[1]) == 2
     world.ledger.close_log(log.uid)
     world.ledger.close_log(log.uid)
+    # What no event speaks of goes with the closing.
+    log = world.log("acme")
+    log.stage({"n": 1}, b"x")
+    world.ledger.close_log(log.uid)
+    assert read_state(world.ledger) == world.state
 
 
 def test_old_keys_go_when_the_new_are_in_force(world: World) -> None:
