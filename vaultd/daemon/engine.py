@@ -410,14 +410,14 @@ class Engine:
         Returns:
             Whether it is recorded, or need not be.
         """
-        for run in ended.runs:
+        for lease in ended.leases:
+            if reason != "released":
+                self.pushes.lease_revoked(lease, reason)
+        for run in ended.runs:  # after its leases: who listens to one run hears nothing any more once it has ended
             watch = self._anchors.pop(run.id, None)
             if watch is not None:
                 watch.cancel()
             self.pushes.run_ended(run, reason)
-        for lease in ended.leases:
-            if reason != "released":
-                self.pushes.lease_revoked(lease, reason)
         recorded = True
         if not quiet and ended.runs:
             for uid in {run.tenant for run in ended.runs}:
