@@ -397,11 +397,17 @@ def replay(records: list[tuple[dict[str, Any], bytes]]) -> dict[bytes, Secret]:
                 drop(secrets[record["id"]], record["versions"])
             case "delete":
                 del secrets[record["id"]]
-            case "secret":
-                secret = secrets[record["id"]] = Secret(record["name"], last=record["last"])
-                for number, _, phase, _, _ in record["versions"]:
-                    if phase == 2:
-                        secret.current = number
+            case "secrets":
+                at = 0
+                for item in record["list"]:
+                    secret = secrets[item["id"]] = Secret(item["name"], last=item["last"])
+                    for number, _, phase, _, _, size in item["versions"]:
+                        if phase == 2:
+                            secret.current = number
+                        if size:
+                            secret.attachments[number] = attachment[at : at + size]
+                            at += size
+                need(at == len(attachment), "a record does not say whose all of its values are")
             case "value":
                 secrets[record["id"]].attachments[record["version"]] = attachment
             case "set" | "grant" | "ungrant":

@@ -1,8 +1,8 @@
 """What the records of tenants' logs and of the system's log say: each operation's keys and their types.
 
-A record is a fact that replaying adds to the state. `secret` and `value` records restate one secret whole; compaction
-writes them, and they take the place of all that was said of that secret before. Exact keys only: what this version does
-not know it refuses, because skipping it could bring a deleted secret back. See FORMAT.md.
+A record is a fact that replaying adds to the state. `secrets` records restate secrets whole, many at once; compaction
+writes them, and they take the place of all that was said of these secrets before. Exact keys only: what this version
+does not know it refuses, because skipping it could bring a deleted secret back. See RECORDS.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vaultd.errors import FormatVersion, IntegrityError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SYSTEM", "TENANT", "Shape", "checked"]
+__all__ = ["SYSTEM", "TENANT", "Shape", "check_restated", "checked"]
 
 Shape = dict[str, tuple[dict[str, type], dict[str, type]]]
 """By operation: the keys that must be there with their types, and those that may."""
@@ -39,15 +39,21 @@ TENANT: Final[Shape] = {
     "set": ({"id": bytes, "at": int}, {"description": str, "rotate_after": int}),
     "destroy": ({"id": bytes, "at": int, "versions": list}, {}),
     "delete": ({"id": bytes}, {}),
-    # One secret restated: all but its values, each of which follows as the attachment of a `value` record.
-    "secret": (
-        {"id": bytes, "name": str, "created": int, "updated": int, "last": int, "versions": list},
-        {"description": str, "rotate_after": int},
-    ),
+    # Secrets restated, in the shape of `RESTATED`; their values one behind the other are the attachment.
+    "secrets": ({"list": list}, {}),
+    # A value that had no room in the `secrets` record.
     "value": ({"id": bytes, "version": int}, {}),
     "grant": ({"grant": dict}, {}),
     "ungrant": ({"id": str}, {}),
 }
+
+RESTATED: Final[Shape] = {
+    "secret": (
+        {"id": bytes, "name": str, "created": int, "updated": int, "last": int, "versions": list},
+        {"description": str, "rotate_after": int},
+    ),
+}
+"""One secret within a `secrets` record; `op` is left out there."""
 
 SYSTEM: Final[Shape] = {
     "service": ({"service": dict}, {}),
@@ -76,8 +82,20 @@ def checked(header: Mapping[str, Any], shapes: Shape) -> str:
     operation: str = header.get("op", "")
     if operation not in shapes:
         raise FormatVersion("a log holds a kind of record that this version does not know", "use a newer vaultd")
-    required, optional = shapes[operation]
-    found = 1
+    _check(header, operation, *shapes[operation], found=1)
+    return operation
+
+
+def check_restated(item: Any) -> None:
+    """As `checked`, for one secret of a `secrets` record."""
+    if type(item) is not dict:
+        raise IntegrityError("a secrets record lists something else", "restore the tenant from a backup")
+    _check(item, "secrets", *RESTATED["secret"], found=0)
+
+
+def _check(
+    header: Mapping[str, Any], operation: str, required: dict[str, type], optional: dict[str, type], found: int
+) -> None:
     for key, kind in required.items():
         # `is`, not isinstance: a bool must not pass for a number.
         if type(header.get(key)) is not kind:
@@ -90,4 +108,3 @@ def checked(header: Mapping[str, Any], shapes: Shape) -> str:
             found += 1
     if found != len(header):
         raise FormatVersion(f"a {operation} record says more than this version knows", "use a newer vaultd")
-    return operation

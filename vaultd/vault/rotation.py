@@ -9,7 +9,7 @@ in that last step.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from vaultd.audit.body import Event
 from vaultd.crypto.hierarchy import RootKeys
@@ -36,6 +36,9 @@ _WEIGHT: Final = 32
 """Records written anew in a slice, at about 20 microseconds each."""
 _BYTES_PER_RECORD: Final = 32 << 10
 """So many bytes of attachments cost about as much as a record."""
+_HEADER_BYTES: Final = 40_000
+_RECORD_BYTES: Final = 256 << 10
+"""Secrets are restated many to a record, as far as header and values have room."""
 _PASSES: Final = 8
 """How often what changed meanwhile is gone through in slices before the rest is done in one go."""
 
@@ -163,17 +166,20 @@ class RotationVerbs(Core):
         return Rotated(receipt, copy.log.generation, copy.rewrapped, opened.log.size, copy.log.size)
 
     def _copy(self, copy: _Copy, opened: OpenTenant) -> Generator[None, None, None]:
+        yield  # so that whoever asked gets the generator's errors at once
+        self._still(opened)
         wanted: list[bytes | str] = [*opened.state.by_id, *opened.state.grants]
+        weight = 0
         for _ in range(_PASSES):
-            weight = _WEIGHT  # so that the first slice is empty: whoever asked gets the generator's errors at once
             for item in wanted:
                 copy.touched.discard(item)
                 for cost in copy.take(item):
+                    weight += cost
                     if weight >= _WEIGHT:
                         weight = 0
                         yield
                         self._still(opened)
-                    weight += cost
+            copy.flush()
             wanted = list(copy.touched)
             if len(wanted) <= 1:
                 return
@@ -188,6 +194,7 @@ class RotationVerbs(Core):
         self._still(opened)
         for item in list(copy.touched):
             deque(copy.take(item), maxlen=0)
+        copy.flush()
         ledger, entry = self.ledger, self._entry(opened.uid)
         renewed = entries.with_tenant_key(ledger.vault_id, entry, ledger.root_keys, copy.key)
         receipt = ledger.stage_keyring(
@@ -211,12 +218,16 @@ class _Copy:
         self.target = OpenTenant(core.ledger.vault_id, opened.uid, opened.name, self.log)
         self.touched: Touched = set()
         self.rewrapped = 0
+        self._items: list[dict[str, Any]] = []
+        self._values: list[bytes] = []
+        self._header_bytes = 0
+        self._value_bytes = 0
 
     def take(self, item: bytes | str) -> Iterator[int]:
         """Write one secret or grant as it is now, over what was written of it before.
 
-        Yields before each record what writing it costs; the caller may let others change things there, who then leave
-        the item in `touched`, to be taken again.
+        Yields what the work so far costs; the caller may let others change things there, who then leave the item in
+        `touched`, to be taken again. What is taken is in the log after `flush` at the latest.
         """
         yield 1
         if isinstance(item, str):
@@ -231,16 +242,41 @@ class _Copy:
         before = self.target.state.secrets.get(secret.name)
         if before is not None and before.id != secret.id:
             self._stage({"op": "delete", "id": before.id})
-        # A list: the secret may change between its records. Where its values lie does not.
-        for header, ref in list(self.source.state.restate(secret)):
-            attachment = b""
-            if ref is not None:
-                yield 1 + ref.length // _BYTES_PER_RECORD
-                sealed = self.source.log.read_attachment(ref)
-                number = header["version"]
-                attachment = self.source.envelope.rewrap(self.target.envelope, secret.id, number, sealed)
-                self.rewrapped += 1
-            self._stage(header, attachment)
+        size = sum(version.ref.length for version in secret.versions.values() if version.ref is not None)
+        inline = size <= _RECORD_BYTES
+        # Taken as a whole, before anybody else's turn; where its values lie does not change.
+        restated, refs = self.source.state.restate(secret, inline=inline)
+        values = []
+        for number, ref in refs:
+            yield 1 + ref.length // _BYTES_PER_RECORD
+            sealed = self.source.log.read_attachment(ref)
+            values.append(self.source.envelope.rewrap(self.target.envelope, secret.id, number, sealed))
+            self.rewrapped += 1
+            if not inline:
+                if len(values) == 1:
+                    self._add(restated, [])
+                    self.flush()
+                self._stage({"op": "value", "id": secret.id, "version": number}, values[-1])
+        if inline or not refs:
+            self._add(restated, values)
+
+    def _add(self, item: dict[str, Any], values: list[bytes]) -> None:
+        # More than its packed form takes: a name is ASCII, a description at most four bytes a character, and a
+        # version six integers.
+        header = 200 + len(item["name"]) + 4 * len(item.get("description", "")) + 50 * len(item["versions"])
+        size = sum(map(len, values))
+        if self._header_bytes + header > _HEADER_BYTES or self._value_bytes + size > _RECORD_BYTES:
+            self.flush()
+        self._items.append(item)
+        self._values += values
+        self._header_bytes += header
+        self._value_bytes += size
+
+    def flush(self) -> None:
+        """Stage what was taken and is not in the log yet."""
+        if self._items:
+            self._stage({"op": "secrets", "list": self._items}, b"".join(self._values))
+        self._items, self._values, self._header_bytes, self._value_bytes = [], [], 0, 0
 
     def _take_grant(self, grant_id: str) -> None:
         grant = self.source.state.grants.get(grant_id)
@@ -249,7 +285,7 @@ class _Copy:
         if grant is not None:
             self._stage({"op": "grant", "grant": grant})
 
-    def _stage(self, header: dict[str, object], attachment: bytes = b"") -> None:
+    def _stage(self, header: dict[str, Any], attachment: bytes = b"") -> None:
         self.target.state.apply(header, self.log.stage(header, attachment))
 
 

@@ -12,12 +12,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.errors import IntegrityError, NotFound
-from vaultd.vault.records import TENANT, checked
+from vaultd.vault.log import Ref
+from vaultd.vault.records import TENANT, check_restated, checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from vaultd.vault.log import Ref
+    from collections.abc import Mapping
 
 __all__ = ["KEPT_DESTROYED", "Secret", "TenantState", "Version", "VersionState"]
 
@@ -36,7 +35,7 @@ class VersionState(StrEnum):
 
 
 class _Phase:
-    """A version's state without the clock; the numbers stand in `secret` records."""
+    """A version's state without the clock; the numbers stand in `secrets` records."""
 
     PENDING: Final = 1
     CURRENT: Final = 2
@@ -139,7 +138,7 @@ class TenantState:
 
         Args:
             header: what the record says.
-            ref: where its attachment lies; of use for `put` and `value`.
+            ref: where its attachment lies; of use for `put`, `value` and `secrets`.
 
         Raises:
             IntegrityError: the record does not follow from those before it: our own code wrote a wrong log.
@@ -187,26 +186,44 @@ class TenantState:
     def _delete(self, header: Mapping[str, Any], _ref: Ref) -> None:
         self._drop(self._known(header))
 
-    def _secret(self, header: Mapping[str, Any], _ref: Ref) -> None:
-        earlier = self.by_id.get(header["id"])
+    def _secrets(self, header: Mapping[str, Any], ref: Ref) -> None:
+        offset, end = ref.offset, ref.offset + ref.length
+        for item in header["list"]:
+            check_restated(item)
+            offset = self._restated(item, ref.generation, offset)
+        if offset != end:
+            raise _misfit("does not say whose all of its values are")
+
+    def _restated(self, item: Mapping[str, Any], generation: int, offset: int) -> int:
+        """Take in one secret whose values begin at `offset`; returns where the next one's do."""
+        earlier = self.by_id.get(item["id"])
         if earlier is not None:
             self._drop(earlier)
-        secret = self._begin(header["id"], header["name"], header["created"])
-        secret.description = header.get("description", "")
-        secret.rotate_after = header.get("rotate_after", 0)
-        secret.updated = header["updated"]
-        secret.last = header["last"]
-        for entry in header["versions"]:
-            if type(entry) is not list or len(entry) != 5 or any(type(part) is not int for part in entry):
+        secret = self._begin(item["id"], item["name"], item["created"])
+        secret.description = item.get("description", "")
+        secret.rotate_after = item.get("rotate_after", 0)
+        secret.updated = item["updated"]
+        secret.last = item["last"]
+        before = 0
+        for entry in item["versions"]:
+            if type(entry) is not list or len(entry) != 6 or any(type(part) is not int for part in entry):
                 raise _misfit("restates a version in another shape")
-            number, created, phase, until, source = entry
-            if not max(secret.versions, default=0) < number <= secret.last:
+            number, created, phase, until, source, size = entry
+            if not before < number <= secret.last or size < 0:
                 raise _misfit("restates versions out of order")
             if not _Phase.PENDING <= phase <= _Phase.DESTROYED or (phase == _Phase.CURRENT and secret.current):
                 raise _misfit("restates versions that cannot be together")
-            secret.versions[number] = Version(number, created, phase, until, source)
+            version = secret.versions[number] = Version(number, created, phase, until, source)
+            before = number
             if phase == _Phase.CURRENT:
                 secret.current = number
+            if size:
+                if phase == _Phase.DESTROYED:
+                    raise _misfit("brings a value where none belongs")
+                version.ref = Ref(generation, offset, size)
+                self.live += size
+                offset += size
+        return offset
 
     def _value(self, header: Mapping[str, Any], ref: Ref) -> None:
         version = self._known(header).versions.get(header["version"])
@@ -266,28 +283,38 @@ class TenantState:
         for number in destroyed[:-KEPT_DESTROYED]:
             del secret.versions[number]
 
-    def restate(self, secret: Secret) -> Iterator[tuple[dict[str, Any], Ref | None]]:
-        """The records that say all of one secret anew, each with where its value lies now: what compaction writes."""
-        header: dict[str, Any] = {
-            "op": "secret",
+    def restate(self, secret: Secret, *, inline: bool = True) -> tuple[dict[str, Any], list[tuple[int, Ref]]]:
+        """What a `secrets` record says of one secret: what compaction writes.
+
+        Args:
+            inline: its values go into the same record; else each follows in a `value` record.
+
+        Returns:
+            The item, and each value's version number and where it lies now, in the order in which they belong.
+        """
+        item: dict[str, Any] = {
             "id": secret.id,
             "name": secret.name,
             "created": secret.created,
             "updated": secret.updated,
             "last": secret.last,
             "versions": [
-                [version.number, version.created, version.phase, version.until, version.source]
+                [
+                    version.number,
+                    version.created,
+                    version.phase,
+                    version.until,
+                    version.source,
+                    version.ref.length if version.ref is not None and inline else 0,
+                ]
                 for version in secret.versions.values()
             ],
         }
         if secret.description:
-            header["description"] = secret.description
+            item["description"] = secret.description
         if secret.rotate_after:
-            header["rotate_after"] = secret.rotate_after
-        yield header, None
-        for version in secret.versions.values():
-            if version.ref is not None:
-                yield {"op": "value", "id": secret.id, "version": version.number}, version.ref
+            item["rotate_after"] = secret.rotate_after
+        return item, [(version.number, version.ref) for version in secret.versions.values() if version.ref is not None]
 
 
 def _misfit(what: str) -> IntegrityError:

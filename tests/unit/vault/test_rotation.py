@@ -336,6 +336,27 @@ def test_the_system_keeps_its_entry(world: BarrierWorld) -> None:
     assert world.barrier.ledger.keyring.entry(SYSTEM) is not None
 
 
+def test_a_secret_larger_than_a_record_rotates(world: BarrierWorld) -> None:
+    """A secret whose values do not fit one record comes out whole, also when it changes while it is copied."""
+    for number in range(4):
+        world.put("acme", "huge", bytes([number + 1]) * 300_000)
+    world.put("acme", "huge", b"small")
+    changed = []
+
+    def others(step: int) -> None:
+        changed.append(world.put("acme", "huge", b"changed %d" % step))
+
+    interleaved(world.barrier.rotate_tenant("acme", actor=ADMIN), others)
+    world.flush()
+    assert len(changed) >= 3
+    for _ in range(2):
+        assert world.get("acme", "huge") == b"changed %d" % (len(changed) - 1)
+        assert world.get("acme", "huge", 5) == b"small"
+        for number in range(4):
+            assert world.get("acme", "huge", number + 1) == bytes([number + 1]) * 300_000
+        world = world.reopen()
+
+
 def test_an_empty_tenant_rotates(world: BarrierWorld) -> None:
     """A tenant without any secret or grant gets its new key as well."""
     world.tenant("empty")
