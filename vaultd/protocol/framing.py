@@ -120,7 +120,9 @@ class FrameDecoder:
             raise LocalProtocolError("more bytes were reported than there was room for")
         self._end += count
         if self._end - self._start >= LENGTH_SIZE:
-            self._announced()  # refuse an absurd length now, not when the frame is due
+            self._judge()  # refuse an absurd length now, not when the frame is due
+            if self._broken:
+                raise RemoteProtocolError(self._broken)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take received bytes by copy. Raises as `get_buffer` and `buffer_updated` do."""
@@ -141,19 +143,20 @@ class FrameDecoder:
         if self._broken:
             raise RemoteProtocolError(self._broken)
         start, waiting = self._start, self._end - self._start
-        if waiting < LENGTH_SIZE:
-            return None
-        length = self._announced()
+        if waiting < LENGTH_SIZE + HEADER_LENGTH_SIZE:
+            return None  # the shortest frame is that long; its length was judged when it came
+        length, header_length = _prefix.unpack_from(self._buffer, start)
         if waiting < LENGTH_SIZE + length:
             return None
         end = start + LENGTH_SIZE + length
         header_start = start + LENGTH_SIZE + HEADER_LENGTH_SIZE
-        header_end = header_start + _prefix.unpack_from(self._buffer, start)[1]
+        header_end = header_start + header_length
         if header_end > end:
             raise self._break("the header is longer than its frame")
         header = bytes(self._view[header_start:header_end])
-        tail = bytearray(self._view[header_end:end])
-        if tail:
+        tail = bytearray()
+        if header_end < end:
+            tail = bytearray(self._view[header_end:end])
             self._view[header_end:end] = bytes(len(tail))
         if end == self._end:
             self._start = self._end = 0
@@ -161,6 +164,8 @@ class FrameDecoder:
                 self._replace(SMALL_BUFFER)
         else:
             self._start = end
+            if self._end - end >= LENGTH_SIZE:
+                self._judge()  # before anybody asks for it; this frame is whole all the same
         return Frame(header, tail)
 
     def close(self) -> None:
@@ -171,9 +176,13 @@ class FrameDecoder:
 
     def _announced(self) -> int:
         length: int = _length.unpack_from(self._buffer, self._start)[0]
-        if not HEADER_LENGTH_SIZE <= length <= MAX_FRAME:
-            raise self._break(f"a frame cannot be {length} bytes long")
         return length
+
+    def _judge(self) -> None:
+        """Find the stream broken when the next frame's length, which has come, is impossible."""
+        length = self._announced()
+        if not HEADER_LENGTH_SIZE <= length <= MAX_FRAME:
+            self._break(f"a frame cannot be {length} bytes long")
 
     def _break(self, reason: str) -> RemoteProtocolError:
         self._broken = self._broken or reason

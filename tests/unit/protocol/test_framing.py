@@ -95,6 +95,21 @@ def test_impossible_length_is_refused_as_soon_as_it_is_known(length: int) -> Non
     assert not decoder.has_frame
 
 
+def test_frames_before_an_impossible_length_are_whole() -> None:
+    """What came before the break is still taken; the break is found right behind it, and for good."""
+    good = bytes(encode_frame(b"good", b"tail"))
+    decoder = FrameDecoder()
+    decoder.feed(good + good + b"\xff\xff\xff\xff")
+    for _ in range(2):
+        frame = decoder.next_frame()
+        assert frame is not None
+        assert (frame.header, frame.tail) == (b"good", b"tail")
+    assert not decoder.has_frame
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="cannot be"):
+            decoder.next_frame()
+
+
 def test_header_longer_than_its_frame_breaks_the_stream() -> None:
     """A header that would reach into the next frame is never read."""
     decoder = FrameDecoder()
