@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.serving import LEASE, VALUE, Caller, Child, Running
+from vaultd.clock import ManualClock
 from vaultd.daemon.config import Limits
 from vaultd.protocol.messages import encode_request
 
@@ -26,7 +27,10 @@ GROUP = 54_999
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """One server for all of this module's strangers: what one does must not reach the next."""
-    with Running(limits=Limits(connections_per_uid=2_000), group=GROUP if os.geteuid() == 0 else None) as running:
+    with Running(
+        limits=Limits(connections_per_uid=2_000, connects_per_second=100_000),
+        group=GROUP if os.geteuid() == 0 else None,
+    ) as running:
         yield running
 
 
@@ -221,6 +225,27 @@ def _is_memory_file(name: str) -> bool:
         return os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:vaultd")
     except FileNotFoundError:
         return False
+
+
+def test_connecting_too_often() -> None:
+    """A uid that connects too often is told so, and may again after a while; its connections serve on."""
+    clock = ManualClock()
+    with Running(limits=Limits(connects_per_second=2), clock=clock) as running, running.caller() as first:
+        assert first.call("status").ok
+        for _ in range(3):
+            with running.caller() as caller:
+                assert caller.call("status").ok
+        with running.caller() as refused:
+            assert refused.receive().code == "throttled"  # type: ignore[union-attr]
+        assert first.call("status").ok
+        clock.advance(0.5)
+        with running.caller() as again:
+            assert again.call("status").ok
+        with running.caller() as refused:
+            assert refused.receive().code == "throttled"  # type: ignore[union-attr]
+        clock.advance(60)
+        running.run(running.server._forget_idle_buckets)
+        assert running.server._connects == {}
 
 
 @pytest.mark.needs_root

@@ -35,6 +35,8 @@ class Limits:
     connections: int = _limit(4_096, 1, 100_000)
     """Connections in all; lowered to what the descriptor limit leaves."""
     connections_per_uid: int = _limit(256, 1, 100_000)
+    connects_per_second: int = _limit(500, 1, 1_000_000)
+    """New connections of one uid, on average; twice as many at once."""
     requests_in_flight: int = _limit(32, 1, 256)
     """Requests of one connection that may be waiting for their answer; the protocol allows 256."""
     frame_seconds: int = _limit(10, 1, 3_600)

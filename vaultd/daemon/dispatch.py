@@ -35,7 +35,7 @@ __all__ = ["Answer", "Committer", "Deferred", "Dispatcher", "Handler", "Pending"
 
 _log = logging.getLogger(__name__)
 
-SLICE: Final = 0.000_2
+SLICE: Final = 0.000_1
 """Seconds of work on requests, or on answers, between two looks at the sockets while several uids are served..."""
 
 SLICE_ALONE: Final = 0.002
@@ -224,6 +224,10 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
+    def has(self, uid: int) -> bool:
+        """Whether anything of `uid` waits."""
+        return uid in self._queues
+
     def put(self, uid: int, item: T) -> None:
         """Append to the uid's own queue; a uid that had none waiting comes after those that have."""
         waiting = self._queues.get(uid)
@@ -367,7 +371,8 @@ class Dispatcher:
             connection = turns.get()
             connection.queued = False
             uid = connection.uid
-            if uid != self._last_uid:
+            uid_changed = uid != self._last_uid
+            if uid_changed:
                 self._last_uid = uid
                 self._shared_until = now + SHARED_FOR
             if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
@@ -383,7 +388,8 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001  a bug costs the connection that met it, and nobody else
                 _give_up(connection, error)
             now = self._loop.time()
-            if now - started >= self._slice(now):
+            if now - started >= self._slice(now) or (uid_changed and not turns.has(uid)):
+                # The second: a uid that asks now and then was served. Flush for it, not for the flood behind it.
                 break
         if turns and not self._pumping:
             self._pumping = True

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import resource
+import socket
 from typing import TYPE_CHECKING, Final
 
 from vaultd.daemon.anchors import Watcher
@@ -17,7 +18,6 @@ from vaultd.errors import VaultdError
 from vaultd.protocol.messages import encode_error
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from vaultd.clock import Clock
@@ -31,8 +31,8 @@ __all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 
-ACCEPTS_A_TURN: Final = 16
-"""Connections accepted before others get their turn: attesting one costs as much as a few requests."""
+ACCEPT_SLICE: Final = 0.000_2
+"""Seconds of accepting before others get their turn: attesting one peer costs as much as a few requests."""
 
 SWEEP_SECONDS: Final = 0.5
 """How often deadlines are looked at: they are whole seconds."""
@@ -80,6 +80,7 @@ class Server:
         self.dispatcher = Dispatcher(handler, committer, self._loop, inline_cost=inline_cost)
         self.connections: set[Connection] = set()
         self._by_uid: dict[int, int] = {}
+        self._connects: dict[int, tuple[float, int]] = {}
         self._accepting = False
         self._reserve: int | None = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -147,7 +148,8 @@ class Server:
             self._accepting = False
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_A_TURN):
+        until = self._loop.time() + ACCEPT_SLICE
+        while True:
             try:
                 sock, _address = self._listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -158,6 +160,8 @@ class Server:
                 self._out_of_descriptors()
                 return
             self._admit(sock)
+            if self._loop.time() >= until:
+                return
 
     def _out_of_descriptors(self) -> None:
         """Turn one caller away with the descriptor kept for that, then accept nothing for a moment.
@@ -188,6 +192,12 @@ class Server:
             if self._by_uid.get(uid, 0) >= self._limits.connections_per_uid:
                 self._turn_away(sock, "quota", "this uid has too many connections", "close some, or share one")
                 return
+            if not self._may_connect(uid):
+                self._turn_away(sock, "throttled", "this uid connects too often", "keep a connection and use it again")
+                return
+            if _has_left(sock):
+                sock.close()
+                return
             if len(self.connections) >= self._most_connections():
                 self._turn_away(sock, "quota", "the daemon has too many connections", "try again in a moment")
                 return
@@ -203,6 +213,25 @@ class Server:
                 _log.warning("a peer could not be attested: %s", error.strerror)
         else:
             self._open(sock, peer)
+
+    def _may_connect(self, uid: int) -> bool:
+        """Take one from the uid's bucket: cheaper than attesting, which is what a flood of connections costs us."""
+        rate = self._limits.connects_per_second
+        now = self._clock.boot()
+        left, since = self._connects.get(uid, (2.0 * rate, now))
+        left = min(2.0 * rate, left + (now - since) * 1e-9 * rate)
+        if left < 1:
+            self._connects[uid] = (left, now)
+            return False
+        self._connects[uid] = (left - 1, now)
+        return True
+
+    def _forget_idle_buckets(self) -> None:
+        """Drop the buckets that are full again: they say nothing."""
+        rate, now = self._limits.connects_per_second, self._clock.boot()
+        full = [uid for uid, (left, since) in self._connects.items() if left + (now - since) * 1e-9 * rate >= 2 * rate]
+        for uid in full:
+            del self._connects[uid]
 
     def _most_connections(self) -> int:
         # A connection costs its socket, and a process one pidfd for all of its connections.
@@ -248,6 +277,7 @@ class Server:
 
     def _sweep(self) -> None:
         self.enforce_deadlines()
+        self._forget_idle_buckets()
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def enforce_deadlines(self) -> None:
@@ -263,3 +293,11 @@ class Server:
                 connection.fail("a frame did not arrive whole in time")
             elif frame is None and stalled is None:
                 self.dispatcher.slow.discard(connection)
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Whether the caller has closed again already; there is nothing to attest then."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False

@@ -1,0 +1,259 @@
+"""What a flooding uid costs an honest one: the honest caller's latency without, and beside floods of three kinds.
+
+The base is the honest caller beside a process that uses as much of a processor as a flood does and asks the daemon
+nothing: on a small machine the generator itself takes half of it, and that is not the daemon's doing.
+
+Claim (R12, and the issue's "one cannot starve another"): the honest p99 grows at most 2 x. The daemon's lower half is
+measured with a handler that seals and opens a small value and a ledger that appends and flushes a real file; requests
+over a uid's rate are not refused here, so the floods hit with everything they have.
+
+    python benchmarks/fairness.py [--seconds 4] [--check]
+
+Needs root, to run the two callers under two uids. `--check` exits 1 where the claim does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import os
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from vaultd.clock import SystemClock
+from vaultd.crypto.memory import SecretBytes
+from vaultd.daemon.config import Limits
+from vaultd.daemon.dispatch import Answer, Handler
+from vaultd.daemon.kernel import Kernel
+from vaultd.daemon.listener import listen
+from vaultd.daemon.server import Server
+from vaultd.protocol.messages import Request, encode_reply, encode_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.daemon.connection import Connection
+    from vaultd.errors import VaultdError
+
+HONEST, FLOODING, GROUP = 54_321, 54_322, 54_999
+KEYS = {"lease": "lease_x", "secret": "openai/prod", "version": 1, "expires_in": 300, "max_ttl": 300, "delivery": "fd"}
+REPLY = bytes(encode_reply(1, KEYS, b"x" * 64))
+FRAME = bytes(encode_request(1, "lease.acquire", {"secret": "openai/prod"}, run=bytes(32)))
+
+
+class File:
+    """A ledger that appends and flushes a real file."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._staged: list[bytes] = []
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._staged)
+
+    def stage(self, record: bytes) -> None:
+        self._staged.append(record)
+
+    def take(self) -> bytes:
+        batch, self._staged = b"".join(self._staged), []
+        return batch
+
+    def write(self, batch: bytes) -> None:
+        os.write(self._descriptor, batch)
+        os.fdatasync(self._descriptor)
+
+    def finish(self, batch: bytes, error: BaseException | None) -> None:  # noqa: ARG002  as the protocol has it
+        if error is not None:
+            raise error
+
+
+class Lease:
+    """The second half of a lease: the value, as a wipeable secret."""
+
+    descriptor = False
+
+    def complete(self, error: VaultdError | None) -> Answer:
+        if error is not None:
+            raise error
+        return Answer(KEYS, secret=SecretBytes.copy_of(b"x" * 64))
+
+
+class Leases(Handler):
+    """Stages a record of a usual size for each request."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    def connected(self, connection: Connection) -> None: ...
+
+    def disconnected(self, connection: Connection) -> None: ...
+
+    def malformed(self, connection: Connection, message: str) -> None: ...
+
+    def handle(self, connection: Connection, request: Request) -> Lease:  # noqa: ARG002  as the protocol has it
+        self._file.stage(b"r" * 600)
+        return Lease()
+
+
+async def serve(directory: str) -> None:
+    kernel = Kernel()
+    kernel.probe()
+    listener = listen(f"{directory}/s", kernel, group=GROUP)
+    file = File(f"{directory}/journal")
+    server = Server(listener, Leases(file), file, kernel=kernel, clock=SystemClock(), limits=Limits())
+    server.start()
+    await asyncio.Event().wait()
+
+
+def child(function: Callable[[], Any], uid: int | None = None) -> int:
+    """Fork a process that runs `function`, and that ends with us."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        if uid is not None:
+            os.setgroups([GROUP])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        function()
+    finally:
+        os._exit(0)
+
+
+def connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    return sock
+
+
+def closed_loop(path: str, connections: int, depth: int = 1) -> None:
+    """Keep `depth` requests under way on each of `connections`, for ever."""
+    frames = b"".join(
+        bytes(encode_request(number + 1, "lease.acquire", {"secret": "openai/prod"}, run=bytes(32)))
+        for number in range(depth)
+    )
+    selector = selectors.DefaultSelector()
+    for _ in range(connections):
+        sock = connect(path)
+        selector.register(sock, selectors.EVENT_READ, sock)
+        sock.sendall(frames)
+    missing = dict.fromkeys((key.data for key in selector.get_map().values()), 0)
+    size = len(REPLY) * depth  # every reply is as long as every other, so counting bytes counts replies
+    while True:
+        for key, _ in selector.select():
+            sock = key.data
+            missing[sock] += len(sock.recv(65536))
+            if missing[sock] >= size:
+                missing[sock] -= size
+                sock.sendall(frames)
+
+
+def busy() -> None:
+    """Use as much of a processor as a flood does, and ask the daemon nothing."""
+    here, there = socket.socketpair()
+    while True:
+        here.sendall(FRAME)
+        there.recv(65536)
+
+
+def connecting(path: str) -> None:
+    """Connect and leave, for ever."""
+    while True:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                continue
+
+
+FLOODS: dict[str, Callable[[str], None]] = {
+    "64 connections, one request each": lambda path: closed_loop(path, 64),
+    "64 connections, 16 requests each": lambda path: closed_loop(path, 64, 16),
+    "connecting and leaving": connecting,
+}
+
+
+def honest(path: str, seconds: float, report: int) -> None:
+    """One request at a time with a short pause, as an agent does; latencies in microseconds to `report`."""
+    sock = connect(path)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        sock.sendall(FRAME)
+        sock.recv(4096)
+        os.write(report, struct.pack("=d", (time.perf_counter() - started) * 1e6))
+        time.sleep(0.001)
+
+
+def measure(path: str, seconds: float) -> list[float]:
+    read, write = os.pipe()
+    pid = child(lambda: honest(path, seconds, write), HONEST)
+    os.close(write)
+    with open(read, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    return sorted(value for (value,) in struct.iter_unpack("=d", data))
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--check", action="store_true", help="exit 1 where the claim does not hold")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("fairness: needs root, to run two callers under two uids", file=sys.stderr)
+        return 77
+    directory = tempfile.mkdtemp(prefix="vaultd-fairness-")
+    os.chmod(directory, 0o755)  # noqa: S103  both uids must get there
+    server = child(lambda: asyncio.run(serve(directory)))
+    path = f"{directory}/s"
+    while not os.path.exists(path) or os.stat(path).st_mode & 0o777 != 0o660:
+        time.sleep(0.01)
+    held = True
+    try:
+        print(f"{'beside':<36}{'p50':>9}{'p99':>9}{'n':>8}   x busy")
+        for name, flood in FLOODS.items():
+            idle = measure(path, options.seconds)
+            pid = child(busy, FLOODING)
+            alone = measure(path, options.seconds)
+            end(pid)
+            pid = child(lambda flood=flood: flood(path), FLOODING)
+            time.sleep(0.5)
+            beside = measure(path, options.seconds)
+            end(pid)
+            grown = at(beside, 0.99) / at(alone, 0.99)
+            held = held and grown <= 2
+            row("nobody", idle)
+            row("a busy process that asks nothing", alone)
+            row(name, beside, f"   {grown:.1f}")
+    finally:
+        end(server)
+        shutil.rmtree(directory)
+    return 1 if options.check and not held else 0
+
+
+def row(name: str, values: list[float], note: str = "") -> None:
+    print(f"{name:<36}{at(values, 0.5):>6.0f} us{at(values, 0.99):>6.0f} us{len(values):>8}{note}", flush=True)
+
+
+def at(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
