@@ -16,7 +16,7 @@ from vaultd.store.memory import MemoryAppendFile, MemorySlotFile, MemoryStore
 from vaultd.vault import heads, recovery
 from vaultd.vault.anchor import Found
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Committer, heads_path, log_path, tenant_path
-from vaultd.vault.log import LogFile
+from vaultd.vault.log import LogFile, SealedLog
 from vaultd.vault.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ _BUGS: dict[str, tuple[Any, str, Any]] = {
     "no halt": (Pipeline, "require_running", lambda _: None),
     "no sweep": (recovery, "sweep", lambda *_: 0),
     "a log's torn end stays": (LogFile, "cut", lambda *_: 0),
+    "a log is cut but not its end": (SealedLog, "cut", lambda self, end: self.file.cut(end)),
     "a torn slot is not forgiven": (Found, "verify", _unforgiving),
 }
 

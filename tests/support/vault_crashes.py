@@ -68,7 +68,8 @@ def live_and_crash(seed: int, rounds: int = 3) -> None:
                 _step(world, rng)
         except (PowerCut, VaultdError) as error:
             if not isinstance(error, PowerCut):
-                # The disk refused: from here on nothing is staged, taken or acknowledged.
+                # The disk refused, and it was the disk: from here on nothing is staged, taken or acknowledged.
+                assert world.store.disk.fired, error
                 assert world.ledger.halted
                 with pytest.raises(Halted):
                     world.read()

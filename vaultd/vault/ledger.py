@@ -11,23 +11,21 @@ ahead of it, and only opening the directory anew can tell.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vaultd.audit.body import Actor, Event
 from vaultd.audit.domain import Domain
 from vaultd.audit.journal import Journal
 from vaultd.audit.trail import Trail
-from vaultd.crypto.hierarchy import RootKeys, TenantKeys
 from vaultd.crypto.kdf import FLOOR, Profile
 from vaultd.crypto.primitives import random_bytes
 from vaultd.crypto.slots import Slot, SlotKind, derive_slot_key, open_slot_with_key
-from vaultd.errors import Closed, Conflict, IntegrityError, Internal, NotFound, Sealed, WrongSecret
+from vaultd.errors import Conflict, IntegrityError, Internal, NotFound, Sealed, WrongSecret
 from vaultd.vault import entries, recovery
-from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop, log_path
+from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop
 from vaultd.vault.create import create
-from vaultd.vault.heads import NO_RECORD, Head
 from vaultd.vault.keyring import SYSTEM, Entry, Keyring
-from vaultd.vault.log import Handles, LogFile, Ref, SealedLog
+from vaultd.vault.logs import LogTable
 from vaultd.vault.pipeline import SNAPSHOT_LINES, Pipeline
 from vaultd.vault.recovery import RecoveryReport
 from vaultd.vault.unsealed import UnsealedKeys
@@ -38,9 +36,12 @@ if TYPE_CHECKING:
     from vaultd.audit.journal import Position
     from vaultd.audit.receipt import Receipt
     from vaultd.clock import Clock
+    from vaultd.crypto.hierarchy import RootKeys
     from vaultd.crypto.memory import Key, SecretBytes
     from vaultd.store import Store
     from vaultd.vault.anchor import Anchor
+    from vaultd.vault.log import SealedLog
+    from vaultd.vault.logs import Records
 
 __all__ = ["Ledger"]
 
@@ -80,15 +81,13 @@ class Ledger:
         self._closed = False
         self._abandoned = survey.abandoned
         self._domains: dict[bytes, Domain] = {}
-        self._handles = Handles(store)
-        self._logs: dict[bytes, SealedLog] = {}
-        self._files: dict[bytes, LogFile] = {}
+        self._logs = LogTable(store, self.vault_id)
         self._trail = Trail(self.vault_id, journal, _Dating(self, clock), random, self.domain(SYSTEM))
         self._committer = Committer(store, journal, survey.state, survey.found.anchor, survey.since)
         self._pipeline = Pipeline(
             journal, self._trail, self._committer, self._heads, position, self.now, report, snapshot_lines
         )
-        self._pipeline.landed = self._landed
+        self._pipeline.landed = self._logs.landed
 
     create = staticmethod(create)
 
@@ -302,8 +301,7 @@ class Ledger:
 
     def _forget(self, keys: UnsealedKeys) -> None:
         self._keys = self._pipeline.keys = None
-        for uid in list(self._logs):
-            self.close_log(uid)
+        self._logs.close_all()
         keys.wipe()
 
     def close(self) -> None:
@@ -322,8 +320,7 @@ class Ledger:
         finally:
             self._closed = True
             self._trail.forget_sessions()
-            for file in self._files.values():
-                file.close()
+            self._logs.close_files()
             self._journal.close()
             self._survey.state.close()
 
@@ -384,13 +381,16 @@ class Ledger:
     def system_log(self) -> SealedLog:
         """The system domain's log. Raises `Sealed`."""
         self._unsealed()
-        return self._logs[SYSTEM]
+        log = self._logs.get(SYSTEM)
+        if log is None:
+            raise Internal("the system's log is not open")
+        return log
 
     def opened(self, uid: bytes) -> SealedLog | None:
         """A domain's log, if it is open."""
         return self._logs.get(uid)
 
-    def open_log(self, uid: bytes) -> tuple[SealedLog, list[tuple[dict[str, Any], Ref]]]:
+    def open_log(self, uid: bytes) -> tuple[SealedLog, Records]:
         """Open a domain's log, verified up to the record that the journal vouches for.
 
         Returns:
@@ -404,57 +404,16 @@ class Ledger:
         entry = self.keyring.entry(uid)
         if entry is None or entry.deleted:
             raise NotFound("there is no such tenant")
-        if uid in self._logs:
-            raise Internal("the log is open already")
-        with entries.tenant_key(self.vault_id, entry, keys.root_keys) as key:
-            tenant_keys = TenantKeys(key)
-        try:
-            log, records = self._verified_log(entry, tenant_keys)
-        except (IntegrityError, NotFound) as error:
-            tenant_keys.wipe()
-            if uid == SYSTEM:
-                raise IntegrityError(f"the system's log does not verify: {error.message}", error.hint) from error
-            raise Closed(
-                "this tenant's log does not verify, so the tenant stays closed", "restore the tenant from a backup"
-            ) from error
-        except BaseException:
-            tenant_keys.wipe()
-            raise
-        self._logs[uid] = log
-        return log, records
-
-    def _verified_log(self, entry: Entry, keys: TenantKeys) -> tuple[SealedLog, list[tuple[dict[str, Any], Ref]]]:
-        uid = entry.uid
-        head = self._heads.head(uid)
-        if head.generation != entry.generation:
-            raise IntegrityError("the journal vouches for no log of this generation")
-        file = self._files.get(uid)
-        if file is None:
-            file = self._handles.found(log_path(uid, entry.generation))
-        log = SealedLog(self.vault_id, uid, keys, file, head)
-        records, end = log.scan()
-        # What stands behind the last record that a journal line vouches for was never acknowledged.
-        if file.size > end:
-            cut = log.cut(end)
-            if uid == SYSTEM:
-                self.report.log_cut += cut
-            else:
-                self.stage(Event("log.cut", "ok", _VAULTD, public={"bytes": cut, "uid": uid.hex()}))
-        self._files[uid] = file
+        log, records, cut = self._logs.open(entry, keys.root_keys, self._heads.head(uid))
+        if uid == SYSTEM:
+            self.report.log_cut += cut
+        elif cut:
+            self.stage(Event("log.cut", "ok", _VAULTD, public={"bytes": cut, "uid": uid.hex()}))
         return log, records
 
     def close_log(self, uid: bytes) -> None:
-        """Wipe a log's keys and close it. What is staged in it is flushed all the same: it is sealed already."""
-        log = self._logs.pop(uid, None)
-        if log is not None:
-            log.close()
-            self._release(uid)
-
-    def _release(self, uid: bytes) -> None:
-        file = self._files.get(uid)
-        if file is not None and file.clean and uid not in self._logs:
-            file.close()
-            del self._files[uid]
+        """Wipe a log's keys and close it. What is vouched for is flushed all the same: it is sealed already."""
+        self._logs.close(uid)
 
     # Staging
 
@@ -493,8 +452,7 @@ class Ledger:
         Args:
             tenant_key: stays the caller's to wipe.
         """
-        file = LogFile(self._handles, log_path(uid, generation))
-        return SealedLog(self.vault_id, uid, TenantKeys(tenant_key), file, Head(generation, 0, NO_RECORD))
+        return self._logs.new(uid, generation, tenant_key)
 
     def stage_keyring(
         self,
@@ -538,22 +496,15 @@ class Ledger:
         batch.keyring, batch.anchors = keyring, 1
         batch.drop += drop
         for log in new_logs:
-            self._retire(self._logs.get(log.uid), batch)
-            self._logs[log.uid], self._files[log.uid] = log, log.file
+            self._logs.put(log, batch)
         for uid in [gone.uid for gone in drop if gone.generation is None]:
-            self._retire(self._logs.pop(uid, None), batch)
-            self._files.pop(uid, None)
+            self._logs.drop(uid, batch)
             if uid not in keyring:
                 self._heads.remove(uid)
                 self._domains.pop(uid, None)
         if root is not None:
             batch.after += [old.wipe for old in keys.replace(root)]
         return receipt
-
-    def _retire(self, log: SealedLog | None, batch: Batch) -> None:
-        """Keep a log that is replaced or dropped readable until `batch` is durable, and no longer."""
-        if log is not None:
-            batch.after += [log.close, log.file.close]
 
     # Flushing
 
@@ -594,10 +545,6 @@ class Ledger:
         """
         self._require_running()
         self._pipeline.flush()
-
-    def _landed(self, batch: Batch) -> None:
-        for write in batch.writes.values():
-            self._release(write.uid)
 
     def _require_running(self) -> None:
         if self._closed:
