@@ -3,15 +3,22 @@
     python provider.py KEYFILE
 
 KEYFILE maps keys to owners, one JSON object, and may be rewritten while the server runs, as a provider's console would
-add a key. Prints its port. `POST /v1/chat` with `Authorization: Bearer KEY` answers whose key arrived, or 401.
+add a key. Prints its port. `POST /v1/chat` with `Authorization: Bearer KEY` answers whose key arrived, or 401;
+`GET /v1/calls` answers how many calls each owner's keys have made.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Provider(BaseHTTPRequestHandler):
@@ -19,13 +26,26 @@ class Provider(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     keys: Path
+    calls: ClassVar[Counter[str]] = Counter()
+    counting = threading.Lock()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         owner = json.loads(self.keys.read_text()).get(key)
-        body = json.dumps({"owner": owner} if owner else {"error": "unknown key"}).encode()
-        self.send_response(200 if owner else 401)
+        if owner:
+            with self.counting:
+                self.calls[owner] += 1
+        self._answer(200 if owner else 401, {"owner": owner} if owner else {"error": "unknown key"})
+
+    def do_GET(self) -> None:
+        with self.counting:
+            counts = dict(self.calls)
+        self._answer(200, counts)
+
+    def _answer(self, status: int, about: Mapping[str, object]) -> None:
+        body = json.dumps(about).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
