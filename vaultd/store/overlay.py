@@ -121,7 +121,9 @@ class OverlayStore:
     def rename(self, source: str, target: str) -> None:
         if split(source)[:-1] != split(target)[:-1]:
             raise Internal("a store renames within one directory only")
-        self._files[target], self._files[source] = self._content(source), None
+        content = self._content(source)
+        self._files[source] = None  # first: a file may be given the name that it has
+        self._files[target] = content
 
     def remove(self, path: str, *, missing_ok: bool = False) -> None:
         try:
