@@ -110,6 +110,7 @@ def list_grants(app: App, tenant: str) -> None:
             ("BOUNDS", _bounds),
         ],
         empty=f"{tenant} has granted nothing",
+        wrap=["SERVICE", "SECRETS", "CAN", "BOUNDS"],
     )
 
 

@@ -86,6 +86,7 @@ def leases(app: App, tenant: str | None) -> None:
             ("ENDS IN", lambda x: shown_duration(x["expires_in"]) if "expires_in" in x else "-"),
         ],
         empty="no live leases",
+        wrap=["TENANT", "SECRET", "SERVICE"],
     )
 
 

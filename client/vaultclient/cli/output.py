@@ -142,6 +142,7 @@ class Output:
         columns: Sequence[tuple[str, Callable[[Any], object]]],
         *,
         empty: str,
+        wrap: Sequence[str] = (),
         style: Callable[[Any], str | None] | None = None,
     ) -> None:
         """Many things: an object a line, or a table.
@@ -150,6 +151,7 @@ class Output:
             rows: the objects.
             columns: each a heading and what a row has below it.
             empty: said, on standard error, when there is no row.
+            wrap: headings of the columns that give way where the terminal is too narrow; ids and times do not.
             style: the colour of a row's line, if any.
         """
         if self.as_json:
@@ -165,7 +167,7 @@ class Output:
         kept = [i for i in range(len(columns)) if i == 0 or any(line[i] not in {"", "-"} for line in cells)]
         heads = [columns[i][0] for i in kept]
         cells = [[line[i] for i in kept] for line in cells]
-        widths = _fitted(heads, cells, self.width())
+        widths = _fitted(heads, cells, self.width(), {i for i, head in enumerate(heads) if head in wrap})
         self.stdout.write(self.styled("bold", _line(heads, widths)) + "\n")
         for row, line in zip(rows, cells, strict=True):
             colour = style(row) if style is not None else None
@@ -234,17 +236,17 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _fitted(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Column widths: natural where they fit, else the widest columns give way first, none below its share."""
+def _fitted(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int, wrapping: set[int]) -> list[int]:
+    """Column widths: natural where they fit; else the widest that may wrap give way first, and all others last."""
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     room = width - _GAP * (len(heads) - 1)
-    floors = [min(w, max(len(head), 8)) for w, head in zip(widths, heads, strict=True)]
-    while sum(widths) > room:
-        shrinkable = [i for i in range(len(widths)) if widths[i] > floors[i]]
-        if not shrinkable:
-            break  # more columns than the terminal has room for: lines wrap by themselves
-        widest = max(shrinkable, key=lambda i: (widths[i], i))
-        widths[widest] -= 1
+    for candidates, least in ((wrapping, 12), (set(range(len(heads))), 8)):
+        floors = [min(w, max(len(head), least)) for w, head in zip(widths, heads, strict=True)]
+        while sum(widths) > room:
+            shrinkable = [i for i in candidates if widths[i] > floors[i]]
+            if not shrinkable:
+                break
+            widths[max(shrinkable, key=lambda i: (widths[i], i))] -= 1
     return widths
 
 
@@ -253,11 +255,13 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Text in lines of at most `width`, broken after a space, comma or slash where there is one in the latter half."""
+    """Text in lines of at most `width`: broken at a space in the latter half, else after a mark, else anywhere."""
     lines = []
     while len(text) > width:
-        cut = max(text.rfind(mark, width // 2, width) for mark in " ,/") + 1
-        if cut <= width // 2:
+        cut = text.rfind(" ", width // 2, width + 1)
+        if cut <= 0:
+            cut = max(text.rfind(mark, width // 2, width) for mark in ",/-") + 1
+        if cut <= 0:
             cut = width
         lines.append(text[:cut].rstrip())
         text = text[cut:].lstrip()

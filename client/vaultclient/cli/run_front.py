@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["carry_out"]
 
+_LOOK_AGAIN = 200
+"""Milliseconds between looks at whether a job in the background has come to the foreground."""
+
 
 class _Front:
     def __init__(self, control: socket.socket, below: int, terminal: Terminal | None) -> None:
@@ -53,9 +56,13 @@ class _Front:
         poller.register(self._control, select.POLLIN)
         poller.register(self._woken, select.POLLIN)
         while self._said is None:
+            pause = None
             if self._terminal is not None:
+                self._terminal.attach()
                 self._terminal.register(poller)
-            events = dict(poller.poll())
+                if not self._terminal.attached:
+                    pause = _LOOK_AGAIN  # a shell's fg says nothing to a job that runs already
+            events = dict(poller.poll(pause))
             if events.get(self._woken):
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4_096)
@@ -82,10 +89,7 @@ class _Front:
         if self._terminal is not None:
             self._terminal.restore()
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self._terminal is not None:
-            self._terminal.start()
-            self._terminal.resize()
-        os.kill(self._below, signal.SIGCONT)
+        os.kill(self._below, signal.SIGCONT)  # the terminal is taken again when it is ours: bg, fg
 
     def wait(self) -> int:
         """The monitor's own status."""
@@ -113,7 +117,6 @@ def carry_out(plan: Plan) -> tuple[int, int]:
     front = _Front(mine, below, terminal)
     if terminal is not None:
         os.close(terminal.far)
-        terminal.start()
     try:
         said = front.serve()
         status = front.wait()

@@ -90,6 +90,7 @@ def runs(app: App, tenant: str | None) -> None:
             ("ENDS IN", lambda r: shown_duration(r["expires_in"]) if "expires_in" in r else "-"),
         ],
         empty="no live runs",
+        wrap=["TENANT", "SERVICE", "PURPOSE"],
     )
 
 

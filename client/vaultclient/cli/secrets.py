@@ -122,6 +122,7 @@ def secrets(app: App, tenant: str) -> None:
             ("DESCRIPTION", lambda s: s.get("description")),
         ],
         empty=f"{tenant} has no secrets",
+        wrap=["SECRET", "DESCRIPTION"],
     )
 
 

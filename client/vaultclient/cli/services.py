@@ -52,6 +52,7 @@ def list_services(app: App) -> None:
             ("EXE", lambda s: s.get("exe")),
         ],
         empty="no services",
+        wrap=["SERVICE", "UNIT", "EXE"],
     )
 
 

@@ -42,6 +42,7 @@ def list_slots(app: App) -> None:
             ("CREATED (UTC)", lambda s: shown_instant(s.get("created"))),
         ],
         empty="no slots",
+        wrap=["LABEL"],
     )
 
 

@@ -40,6 +40,7 @@ def list_tenants(app: App) -> None:
             ("CREATED (UTC)", lambda t: shown_instant(t.get("created"))),
         ],
         empty="no tenants",
+        wrap=["TENANT"],
         style=lambda t: _STATES.get(t.get("state")),
     )
 

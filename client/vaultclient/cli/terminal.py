@@ -8,15 +8,48 @@ terminal that both share.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
 import termios
-import tty
+from typing import Any
 
 __all__ = ["Terminal"]
 
 _READ = 16_384
+
+
+def _in_foreground(terminal: int) -> bool:
+    """Whether this process is in the foreground of its controlling terminal, and that is this one."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _make_raw(attributes: list[Any]) -> None:
+    """What cfmakeraw(3) does."""
+    attributes[0] &= ~(
+        termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
+        | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
+    )  # fmt: skip
+    attributes[1] &= ~termios.OPOST
+    attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    attributes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0
+
+
+def _set(terminal: int, attributes: list[Any]) -> bool:
+    """Set a terminal's attributes; False when it has hung up."""
+    while True:
+        try:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
+        except termios.error as error:
+            if error.args[0] != errno.EINTR:  # Python repeats most calls that a signal interrupts, but not this one
+                return False
+        else:
+            return True
 
 
 class Terminal:
@@ -30,6 +63,7 @@ class Terminal:
         termios.tcsetattr(self.far, termios.TCSANOW, self._saved)
         self.resize()
         self._typed = b""
+        self._attached = False
         self._open = True
         self._reading = True
 
@@ -37,10 +71,10 @@ class Terminal:
     def for_person(cls) -> Terminal | None:
         """A terminal for the child where a person sits at ours, in the foreground; else None."""
         try:
-            if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
+            if os.isatty(0) and _in_foreground(0):
                 return cls(0)
         except OSError:
-            pass  # not our controlling terminal, or none free: the child does without
+            pass  # none free: the child does without
         return None
 
     def hand_over(self) -> None:
@@ -48,14 +82,24 @@ class Terminal:
         os.close(self.near)
         fcntl.ioctl(self.far, termios.TIOCSCTTY, 0)
 
-    def start(self) -> None:
-        """Every key goes to the child's terminal, whose line discipline does what ours did."""
-        tty.setraw(self._person, termios.TCSADRAIN)
+    @property
+    def attached(self) -> bool:
+        """Whether keys go to the child: not while the job is in the background, where reading would stop it."""
+        return self._attached
+
+    def attach(self) -> None:
+        """In the foreground, let every key go to the child's terminal, whose line discipline does what ours did."""
+        if not self._attached and _in_foreground(self._person):
+            raw = termios.tcgetattr(self._person)
+            _make_raw(raw)
+            self._attached = _set(self._person, raw)
+            self.resize()
 
     def restore(self) -> None:
         """The person's terminal as it was."""
-        with contextlib.suppress(termios.error):  # it may have hung up
-            termios.tcsetattr(self._person, termios.TCSADRAIN, self._saved)
+        if self._attached:
+            self._attached = False
+            _set(self._person, self._saved)
 
     def resize(self) -> None:
         """Give the child's terminal the size of ours; the kernel tells its foreground processes."""
@@ -70,7 +114,7 @@ class Terminal:
                 poller.unregister(number)
         if self._open:
             poller.register(self.near, select.POLLIN | (select.POLLOUT if self._typed else 0))
-            if self._reading and not self._typed:
+            if self._attached and self._reading and not self._typed:
                 poller.register(self._person, select.POLLIN)
 
     def pass_on(self, events: dict[int, int]) -> None:

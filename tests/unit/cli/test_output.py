@@ -29,7 +29,7 @@ def test_a_table_fits_and_loses_nothing(rows: list[dict[str, Any]]) -> None:
     """Any cells: no line over 80 columns, and every character of every cell is somewhere in its column."""
     output, out, _ = printed()
     columns = [("NAME", lambda r: r["a"]), ("OTHER", lambda r: r["b"]), ("N", lambda r: r["n"])]
-    output.table(rows, columns, empty="none")
+    output.table(rows, columns, empty="none", wrap=["NAME"])
     lines = out.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines)
     everything = "".join(lines[1:])
@@ -118,3 +118,15 @@ def test_fields_and_counts() -> None:
         "2,000 processes",
         "0 lines",
     ]
+
+
+def test_ids_and_times_stay_whole() -> None:
+    """What gives way is what was named: an id can be copied from a table that is too wide for its names."""
+    output, out, _ = printed()
+    row = {"id": "grant_abcdefghijklmnopqrst", "names": "openai/*, " * 8, "time": "2026-11-24 10:00:00"}
+    columns = [("ID", lambda r: r["id"]), ("NAMES", lambda r: r["names"]), ("TIME", lambda r: r["time"])]
+    output.table([row], columns, empty="none", wrap=["NAMES"])
+    lines = out.getvalue().splitlines()
+    assert "grant_abcdefghijklmnopqrst" in lines[1]
+    assert "2026-11-24 10:00:00" in lines[1]
+    assert max(map(len, lines)) <= 80

@@ -23,17 +23,24 @@ PASSPHRASE = "correct horse battery staple"
 
 
 class Screen:
-    """vaultctl at a pseudo-terminal of 80 columns, as a shell would start it: a job in the foreground."""
+    """vaultctl at a pseudo-terminal of 80 columns, as a shell would start it: a job in the foreground.
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    Args:
+        arguments: its own.
+        environment: added to this process's.
+        shell: a program that leads the session in its place, and starts what it finds in its arguments.
+    """
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, shell: str = "") -> None:
         self.near, far = os.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        between = [sys.executable, "-c", shell] if shell else []
         # What a shell does between fork and exec; here by a program, because this process has threads.
         take = (
             "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", take, sys.executable, "-m", "vaultclient.cli", *arguments],
+            [sys.executable, "-c", take, *between, sys.executable, "-m", "vaultclient.cli", *arguments],
             stdin=far,
             stdout=far,
             stderr=far,
@@ -255,3 +262,29 @@ def test_a_revoked_run_gives_the_terminal_back(screen: Any, vault: Any) -> None:
     assert at.end() == 143
     assert termios.tcgetattr(at.near)[3] & termios.ICANON
     assert "was revoked" in at.shown
+
+
+def test_a_job_in_the_background_leaves_the_terminal_alone_until_it_is_in_front(screen: Any, until: Any) -> None:
+    """Stopped, continued in the background (bg), brought to the front (fg): as a shell does it with any command."""
+    shell = (
+        "import os, signal, subprocess, sys, termios, time\n"
+        "signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n"
+        "job = subprocess.Popen(sys.argv[1:], process_group=0)\n"
+        "os.tcsetpgrp(0, job.pid)\n"
+        "os.waitpid(job.pid, os.WUNTRACED); os.tcsetpgrp(0, os.getpgrp()); print('stopped', flush=True)\n"
+        "os.killpg(job.pid, signal.SIGCONT); print('shell has', input(), flush=True)\n"
+        "os.tcsetpgrp(0, job.pid); print('front', flush=True); job.wait(); print('status', job.returncode)\n"
+    )
+    run = ["run", "--tenant", "acme", "--", "sh", "-c", "echo ready; read line; echo job has $line; exit 3"]
+    at = screen(*run, shell=shell)
+    at.expect("ready")
+    at.type("\x1a")
+    at.expect("stopped")
+    at.type("one\r")
+    at.expect("shell has one")
+    at.expect("front")
+    until("it has the terminal", lambda: not termios.tcgetattr(at.near)[3] & termios.ICANON)
+    at.type("two\r")
+    at.expect("job has two")
+    at.expect("status 3")
+    at.end()
