@@ -55,6 +55,10 @@ __all__ = ["Context", "Engine"]
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
+
+COMPACT_TICKS: Final = 10
+"""Ticks between two looks for a log of which most is dead: one is compacted at a time, so no more often than this."""
+
 _VAULTD: Final = Actor("system")
 
 _STOPPING: Final = frozenset({"run.close", "lease.release", "lease.revoke"})
@@ -129,6 +133,7 @@ class Engine:
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._ticks = 0
         self.server: Server
         self._loop: asyncio.AbstractEventLoop
 
@@ -490,6 +495,25 @@ class Engine:
         if now.boot - self._anchored >= self.config.audit.anchor_seconds * 10**9:
             self._anchored = now.boot
             self.vaults.tick()
+        self._ticks += 1
+        if self._ticks % COMPACT_TICKS == 0 and self.vaults.state == "unsealed":
+            for uid in self.unsealed().wasteful()[:1]:
+                task = self.loop.create_task(self._compact(uid))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+        self.commit_soon()
+
+    async def _compact(self, uid: bytes) -> None:
+        """Give the space of a tenant's replaced and destroyed values back, slice by slice, others served in between."""
+        slices = self.unsealed().compact_tenant(uid)
+        try:
+            for _ in slices:
+                await asyncio.sleep(0)
+        except VaultdError as error:
+            # Sealed, deleted or being rotated: then there is nothing to do, or another time will do.
+            _log.info("a tenant's log was not compacted: %s", error.message)
+        finally:
+            slices.close()
         self.commit_soon()
 
     def reconfigure(self) -> None:
