@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from vaultd.audit.reader import TrailReader
+    from vaultd.audit.reader import Record, TrailReader
 
-__all__ = ["Readers"]
+__all__ = ["Place", "Readers"]
 
 _MOST: Final = 16
 
 
-class Readers:
-    """A few readers, each with the number of its trail's last record that it has seen; the oldest make room.
+class Place(NamedTuple):
+    """Where a page ended: the reader, and the record that it has read already but that did not fit any more."""
 
-    Each holds a trail's private key, so all are wiped when the vault is sealed.
+    reader: TrailReader
+    waiting: Record | None
+
+
+class Readers:
+    """A few places in trails, each by the number of the last record that was handed out; the oldest make room.
+
+    Each reader holds a trail's private key, so all are wiped when the vault is sealed.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[bytes, int], TrailReader] = {}
+        self._kept: dict[tuple[bytes, int], Place] = {}
 
-    def take(self, uid: bytes, seq: int) -> TrailReader | None:
-        """A reader that stands behind record `seq` of the trail, taken out."""
+    def take(self, uid: bytes, seq: int) -> Place | None:
+        """The place behind record `seq` of the trail, taken out."""
         return self._kept.pop((uid, seq), None)
 
-    def keep(self, uid: bytes, reader: TrailReader) -> None:
-        """Keep a reader for the next page."""
-        before = self._kept.pop((uid, reader.seq), None)
+    def keep(self, uid: bytes, seq: int, place: Place) -> None:
+        """Keep a place for the next page."""
+        before = self._kept.pop((uid, seq), None)
         if before is not None:
-            before.close()
+            before.reader.close()
         while len(self._kept) >= _MOST:
-            self._kept.pop(next(iter(self._kept))).close()
-        self._kept[(uid, reader.seq)] = reader
+            self._kept.pop(next(iter(self._kept))).reader.close()
+        self._kept[(uid, seq)] = place
 
     def clear(self) -> None:
         """Wipe them all."""
-        for reader in self._kept.values():
-            reader.close()
+        for place in self._kept.values():
+            place.reader.close()
         self._kept.clear()

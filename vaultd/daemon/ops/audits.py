@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.instants import SECOND
 from vaultd.audit.domain import SYSTEM_UID
-from vaultd.audit.reader import Filter, TrailReader, export_header
+from vaultd.audit.reader import Filter, export_header
 from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.ops.table import Done, Refused, operation
+from vaultd.daemon.readers import Place
 from vaultd.errors import Internal, Invalid, VaultdError
 from vaultd.protocol.operations import MAX_TAIL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from vaultd.audit.reader import Record
+    from vaultd.audit.reader import Record, TrailReader
     from vaultd.daemon.call import Call
     from vaultd.daemon.dispatch import Pending
 
@@ -29,46 +28,58 @@ _TURN: Final = 64
 
 
 class _Page:
-    """One page being read."""
+    """One page being read.
 
-    def __init__(self, call: Call, uid: bytes, wanted: Filter, limit: int, *, reader: TrailReader) -> None:
+    Args:
+        place: where it begins; this page's to keep or to close.
+        after: number of the last record before it.
+    """
+
+    def __init__(self, call: Call, uid: bytes, wanted: Filter, limit: int, place: Place, after: int) -> None:
         self.call = call
         self.uid = uid
-        self.reader = reader
         self.lines = bytearray()
         self.count = 0
         self.more = False
-        self.next = reader.seq
+        self.next = after
         self._wanted = wanted
         self._limit = limit
+        self._reader, self._waiting = place
 
     async def read(self) -> None:
-        """Read until the page is full or the trail's durable end."""
-        opened = 0
-        held: tuple[int, bytes] = (self.reader.seq, self.reader.head)
-        records: Iterator[Record | None] = self.call.barrier.trail_more(self.reader)
-        for record in records:
-            if record is None:
+        """Read until the page is full or the trail's durable end; keep the place for the next page."""
+        try:
+            if self._waiting is None or self._take(self._waiting):
+                self._waiting = None
+                await self._read_on()
+        except BaseException:
+            self._reader.close()
+            raise
+        self.call.engine.readers.keep(self.uid, self.next, Place(self._reader, self._waiting))
+
+    async def _read_on(self) -> None:
+        for opened, record in enumerate(self.call.barrier.trail_more(self._reader), 1):
+            if record is None or opened % _TURN == 0:
                 await asyncio.sleep(0)
-                continue
-            opened += 1
-            if opened % _TURN == 0:
-                await asyncio.sleep(0)
-            if self._wanted.takes(record):
-                line = record.line()
-                if self.lines and len(self.lines) + len(line) > MAX_TAIL:
-                    # It goes onto the next page: a reader cannot step back, so that page begins with a fresh one.
-                    self.next, self.more = held[0], True
-                    self.reader.close()
-                    return
-                self.lines += line
-                self.count += 1
-            held = (record.seq, record.hash)
+                self.call.engine.unsealed()  # it may have been sealed meanwhile: then nothing more is opened
+            if record is not None and not self._take(record):
+                self._waiting = record
+                return
             if self.count >= self._limit:
                 self.more = True
-                break
-        self.next = self.reader.seq
-        self.call.engine.readers.keep(self.uid, self.reader)
+                return
+
+    def _take(self, record: Record) -> bool:
+        """Put a record onto the page, or pass over it; False when it is for the next page."""
+        if self._wanted.takes(record):
+            line = record.line()
+            if self.lines and len(self.lines) + len(line) > MAX_TAIL:
+                self.more = True
+                return False
+            self.lines += line
+            self.count += 1
+        self.next = record.seq
+        return True
 
     def done(self) -> Done:
         """The reply."""
@@ -82,25 +93,28 @@ def _after(call: Call) -> int:
     return int(text)
 
 
-async def _start(call: Call, uid: bytes, after: int) -> TrailReader:
-    """A reader that stands behind record `after`."""
+async def _start(call: Call, uid: bytes, after: int) -> Place:
+    """The place behind record `after`: kept from the page before, else looked for from the trail's beginning."""
     kept = call.engine.readers.take(uid, after)
     if kept is not None:
         return kept
     reader = call.barrier.trail_reader(uid)
     try:
-        seen = 0
         if after:
-            for record in call.barrier.trail_more(reader):
-                seen += 1
-                if record is not None and record.seq >= after:
-                    break
-                if record is None or seen % _TURN == 0:
-                    await asyncio.sleep(0)
+            await _skip(call, reader, after)
     except BaseException:
         reader.close()
         raise
-    return reader
+    return Place(reader, None)
+
+
+async def _skip(call: Call, reader: TrailReader, after: int) -> None:
+    for seen, record in enumerate(call.barrier.trail_more(reader), 1):
+        if record is not None and record.seq >= after:
+            return
+        if record is None or seen % _TURN == 0:
+            await asyncio.sleep(0)
+            call.engine.unsealed()
 
 
 def _read(call: Call, uid: bytes, wanted: Filter, *, header: bool = False) -> Deferred:
@@ -118,8 +132,8 @@ async def _answer(call: Call, uid: bytes, wanted: Filter, deferred: Deferred, *,
         until = call.engine.loop.time() + call.keys.get("wait", 0)
         await _landed(call, None)
         while True:
-            reader = await _start(call, uid, after)
-            page = _Page(call, uid, wanted, call.keys.get("limit", 1_000), reader=reader)
+            place = await _start(call, uid, after)
+            page = _Page(call, uid, wanted, call.keys.get("limit", 1_000), place, after)
             if header and not after:
                 page.lines += export_header(call.barrier.ledger.vault_id, uid)
             await page.read()
