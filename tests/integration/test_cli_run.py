@@ -169,9 +169,13 @@ def test_a_run_that_is_over_ends_the_command(acme: Daemon, start: Callable[..., 
 def test_the_run_s_token_is_worth_nothing_elsewhere(acme: Daemon, start: Callable[..., Any]) -> None:
     """Read out of the command's own descriptor and used by a process of the same uid, outside the session."""
     process, pid = running(start)
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        variables = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
-    number = int(variables[b"VAULTD_RUN_FD"])
+
+    def variables() -> dict[bytes, bytes]:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
+
+    wait_for("the shell has become sleep", lambda: b"VAULTD_RUN_FD" in variables())  # in between there is none
+    number = int(variables()[b"VAULTD_RUN_FD"])
     with open(f"/proc/{pid}/fd/{number}", "rb") as file:
         token = file.read().decode()
     stolen = subprocess.run(
