@@ -8,9 +8,11 @@ from hashlib import sha256
 import pytest
 
 from tests.support.audit_world import ACTOR, VAULT, World, raw_lines
-from vaultd.audit.body import Event
-from vaultd.audit.chain import GENESIS, link
-from vaultd.audit.reader import PAUSE, Filter, export_header
+from vaultd.audit.body import Event, body_json, sub_link
+from vaultd.audit.canonical import timestamp
+from vaultd.audit.chain import GENESIS, link, render, verify
+from vaultd.audit.reader import _OWNER_WITHIN, PAUSE, Filter, export_header
+from vaultd.audit.sealing import Session
 from vaultd.audit.verify import verify_export
 from vaultd.crypto.primitives import x25519_pair
 from vaultd.errors import IntegrityError
@@ -170,7 +172,7 @@ def test_a_missing_record_is_found() -> None:
     victims = [number for number, raw in enumerate(lines) if world.tenants[0].uid.hex().encode() in raw]
     del lines[victims[2]]
     world.poke(b"".join(lines))
-    with pytest.raises(IntegrityError, match="record 3 of the audit trail"):
+    with pytest.raises(IntegrityError, match="record 3 of the audit trail: a record is missing"):
         world.records(world.tenants[0])
 
 
@@ -210,6 +212,42 @@ def test_a_clear_body_that_differs_from_the_sealed_one_is_found() -> None:
     world.poke(b"".join(chained))
     with pytest.raises(IntegrityError, match="in the clear"):
         world.records(world.system)
+
+
+@pytest.mark.parametrize(("number", "later"), [(2, 0), (1, 1)])
+def test_a_forged_record_must_still_say_its_number_and_time(number: int, later: int) -> None:
+    """Whoever has the public half can seal and chain a record; one that lies about its place is refused."""
+    world = World()
+    world.start()
+    world.flush()
+    domain = world.tenants[0]
+    event = Event("lease.acquire", "ok", ACTOR, secret="x")
+    body = body_json(event, timestamp(world.clock.wall() + later * 10**9), number, "0" * 32).encode()
+    session = Session(VAULT, domain.uid, world.pairs[domain.uid][1], 2, 0)
+    forged = render(
+        2,
+        timestamp(world.clock.wall()),
+        domain.uid.hex(),
+        1,
+        sub_link(GENESIS, body).hex(),
+        key=2,
+        session=session.boxed,
+        sealed=session.seal(2, body),
+    )
+    world.poke(world.data() + link(world.journal.head, forged)[0])
+    assert verify(world.lines()).ok
+    with pytest.raises(IntegrityError, match="another number or time"):
+        world.records(domain)
+
+
+@pytest.mark.parametrize("seq", [1, 2, 10**18])
+def test_the_owner_is_named_within_the_bytes_that_are_searched(seq: int) -> None:
+    """The longest beginning of a line still names its owner there, and the shortest one's body begins behind it."""
+    time = timestamp(0)
+    longest = render(seq, time, "f" * 32, 1, "0" * 64, vault="f" * 32)
+    assert longest.find(b'"tenant":"' + b"f" * 32 + b'"', 0, _OWNER_WITHIN) >= 0
+    shortest = render(1, time, None, 1, "0" * 64, body="{}")
+    assert shortest.index(b"{}") > _OWNER_WITHIN
 
 
 def test_another_pair_opens_nothing() -> None:

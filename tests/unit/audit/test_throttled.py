@@ -56,6 +56,14 @@ def test_made_up_uids_share_one_count() -> None:
     assert counter.drain() == [Counted(OTHERS, 989)]
 
 
+def test_the_shared_count_has_no_records_of_single_refusals() -> None:
+    """What is counted together is counted only, also where others' first refusals get their own records."""
+    counter = RefusalCounter(singles=3, max_keys=1)
+    assert counter.refuse(1, 0) == Refusal(True, None)
+    assert counter.refuse(2, 0) == Refusal(False, Counted(OTHERS, 1))
+    assert counter.refuse(3, 0) == Refusal(False, None)
+
+
 def test_draining_writes_the_open_counts() -> None:
     """Before stopping, what was only counted is written; draining again finds nothing."""
     counter = RefusalCounter()
