@@ -46,6 +46,7 @@ class VaultHolder:
         self._minimum = minimum
         self._store: DirectoryStore | None = None
         self.barrier: Barrier | None = None
+        self._complaint = ""
         self._flying = False
         self._landed: list[Callable[[], None]] = []
         self.followers: set[Callable[[], None]] = set()
@@ -77,7 +78,9 @@ class VaultHolder:
             except Uninitialised:
                 return
             except VaultdError as error:
-                _log.warning("there is a vault that cannot be opened: %s", error.message)
+                if error.message != self._complaint:  # anybody may ask for the status, as often as they like
+                    _log.warning("there is a vault that cannot be opened: %s", error.message)
+                self._complaint = error.message
 
     def close(self) -> None:
         """Flush, drop every key, let go of the directory."""
