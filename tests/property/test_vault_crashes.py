@@ -111,6 +111,8 @@ class Run:
                     barrier.seal_tenant(tenant, actor=ADMIN)
                 case 13:
                     barrier.unseal_tenant(tenant, actor=ADMIN)
+                case 14:
+                    finish(barrier.compact_system())
                 case _:
                     run = {"id": f"run_{rng.randrange(2)}", "n": rng.randrange(9)}
                     event = Event("run.open", "ok", ADMIN)
@@ -131,7 +133,7 @@ class Run:
         return reopened
 
 
-CHANGES = st.lists(st.tuples(st.integers(0, 14), st.booleans()), min_size=1, max_size=12)
+CHANGES = st.lists(st.tuples(st.integers(0, 15), st.booleans()), min_size=1, max_size=12)
 
 
 @settings(deadline=None, max_examples=120)

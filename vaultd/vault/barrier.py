@@ -142,4 +142,5 @@ class Barrier(SecretVerbs, PolicyVerbs, TenantVerbs, RotationVerbs, SlotVerbs, T
             self._forget(uid)
         self._closed.clear()
         self._under_way.clear()
+        self._carried = None
         self.system = SystemState()

@@ -48,6 +48,7 @@ class Core:
         self._tenants: dict[bytes, OpenTenant] = {}
         self._closed: dict[bytes, str] = {}
         self._under_way: set[bytes] = set()
+        self._carried: list[dict[str, Any]] | None = None  # system records made while its log is being compacted
 
     @property
     def sealed(self) -> bool:
@@ -179,4 +180,6 @@ class Core:
                 opened.apply(header, ref)
         for header in system:
             self.system.apply(header)
+            if self._carried is not None:
+                self._carried.append(header)
         return receipt

@@ -347,9 +347,10 @@ class Tenant:
     def _changing(self) -> Iterator[None]:
         with self._vault._flushed():
             yield
-        if self._barrier.tenant(self._name).wasteful:
+        slices = self._barrier.compaction()
+        if slices is not None:
             with self._vault._flushed():
-                finish(self._barrier.compact_tenant(self._name))
+                finish(slices)
 
     def _info(self, name: str) -> SecretInfo:
         secret = self._barrier.history(self._name, secret_name(name))

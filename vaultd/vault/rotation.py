@@ -15,10 +15,11 @@ from vaultd.audit.body import Event
 from vaultd.crypto.hierarchy import RootKeys
 from vaultd.crypto.memory import Key
 from vaultd.crypto.slots import rebox, slot_public
-from vaultd.errors import Conflict, NotFound
+from vaultd.errors import Conflict, Internal, NotFound
 from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.core import OURSELVES, Core
+from vaultd.vault.keyring import SYSTEM
 from vaultd.vault.tenant import OpenTenant, Touched
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vaultd.audit.body import Actor
     from vaultd.audit.receipt import Receipt
     from vaultd.vault.keyring import Entry
+    from vaultd.vault.log import SealedLog
 
 __all__ = ["Rotated", "RotationVerbs", "Slices", "finish"]
 
@@ -39,6 +41,9 @@ _BYTES_PER_RECORD: Final = 32 << 10
 _HEADER_BYTES: Final = 40_000
 _RECORD_BYTES: Final = 256 << 10
 """Secrets are restated many to a record, as far as header and values have room."""
+_SYSTEM_BYTES: Final = 1 << 20
+_SYSTEM_RECORD: Final = 512
+"""About what a record of the system's log takes: a run's is the longest."""
 _PASSES: Final = 8
 """How often what changed meanwhile is gone through in slices before the rest is done in one go."""
 
@@ -150,6 +155,64 @@ class RotationVerbs(Core):
     def wasteful(self) -> list[bytes]:
         """The uids of open tenants for which `compact_tenant` is worth it and not under way."""
         return [uid for uid, opened in self._tenants.items() if opened.touched is None and opened.wasteful]
+
+    def compaction(self) -> Slices | None:
+        """The next rewriting of a log that is worth it, to be run now or soon; None when there is none."""
+        if self.sealed or self.ledger.halted:
+            return None
+        size = self.ledger.system_log.size
+        if size > _SYSTEM_BYTES and size > 2 * _SYSTEM_RECORD * self.system.facts and self._carried is None:
+            return self.compact_system()
+        return next((self.compact_tenant(uid) for uid in self.wasteful()), None)
+
+    def compact_system(self) -> Slices:
+        """Write the system's log anew, without what was undone since: runs come and go, and each leaves two records.
+
+        Its key stays: names and their index hang on it, and the vouching key too.
+
+        Raises:
+            Conflict: it is under way already, or the vault was sealed meanwhile.
+        """
+        with _Turn(self._under_way, SYSTEM):
+            ledger = self.ledger
+            entry = ledger.keyring.entry(SYSTEM)
+            if entry is None:
+                raise Internal("the keyring has no system entry")
+            old = ledger.system_log
+            with entries.tenant_key(ledger.vault_id, entry, ledger.root_keys) as key:
+                log = ledger.new_log(SYSTEM, entry.generation + 1, key)
+                # A moment's state, and behind it, in order, whatever comes after that moment.
+                records = list(self.system.restate())
+                self._carried = []
+                try:
+                    for count, record in enumerate(records):
+                        if count % _WEIGHT == 0:
+                            yield
+                            self._same_system(old)
+                        log.stage(record)
+                    self._same_system(old)
+                    for record in self._carried:
+                        log.stage(record)
+                    # The root may have been rotated meanwhile; the entry is wrapped under the present one.
+                    present = ledger.keyring.entry(SYSTEM) or entry
+                    renewed = entries.with_tenant_key(ledger.vault_id, present, ledger.root_keys, key)
+                    event = Event("system.compact", "ok", OURSELVES, public={"after": log.size, "before": old.size})
+                    receipt = ledger.stage_keyring(
+                        lambda keyring: keyring.with_entry(renewed),
+                        event,
+                        new_logs=[log],
+                        drop=[Drop(SYSTEM, entry.generation)],
+                    )
+                except BaseException:
+                    log.close()
+                    raise
+                finally:
+                    self._carried = None
+        return Rotated(receipt, log.generation, 0, old.size, log.size)
+
+    def _same_system(self, old: SealedLog) -> None:
+        if self.sealed or self.ledger.system_log is not old:
+            raise Conflict("the vault was sealed while its system log was compacted", "nothing is lost: do it again")
 
     def _rewrite(self, opened: OpenTenant, event: Event) -> Slices:
         with _Turn(self._under_way, opened.uid), Key.random() as key:

@@ -34,6 +34,12 @@ class SystemState:
     sealed: set[bytes] = field(default_factory=set)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def facts(self) -> int:
+        """How many records it takes to say all this."""
+        links = sum(len(uids) for uids in self.links.values())
+        return len(self.services) + links + len(self.sealed) + len(self.runs)
+
     def linked(self, service: str, uid: bytes) -> bool:
         """Whether the service has any grant at the tenant."""
         return uid in self.links.get(service, ())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.barrier_world import ADMIN, PASSPHRASE, BarrierWorld, passphrase
+from vaultd.audit.body import Event
 from vaultd.crypto.hierarchy import RootKeys, TenantKeys
 from vaultd.crypto.kdf import CHEAPEST
 from vaultd.crypto.slots import SlotKind, open_slot
@@ -355,6 +356,42 @@ def test_a_secret_larger_than_a_record_rotates(world: BarrierWorld) -> None:
         for number in range(4):
             assert world.get("acme", "huge", number + 1) == bytes([number + 1]) * 300_000
         world = world.reopen()
+
+
+def test_the_system_s_log_is_compacted(world: BarrierWorld) -> None:
+    """Runs that came and went leave the file, what there is stays, and what comes meanwhile is carried over."""
+    barrier = world.barrier
+    assert barrier.compaction() is None
+    for number in range(3000):
+        run = {"id": f"run_{number}", "scope": ["openai/*"] * 20}
+        barrier.keep_runs(Event("run.open", "ok", ADMIN), keep=[run])
+        barrier.keep_runs(Event("run.close", "ok", ADMIN), drop=[f"run_{number}"] if number % 100 else [])
+    world.flush()
+    slices = barrier.compaction()
+    assert slices is not None
+
+    def others(step: int) -> None:
+        barrier.keep_runs(Event("run.open", "ok", ADMIN), keep=[{"id": f"run_new{step}"}], drop=[f"run_{step * 100}"])
+        barrier.add_service({"name": f"s{step}", "uid": step}, actor=ADMIN)
+        if step == 1:
+            world.tenant("gamma")
+            world.rotate_root()
+            assert barrier.compaction() is None, "it is under way"
+
+    result = interleaved(slices, others)
+    world.flush()
+    assert result.after < result.before / 10
+    assert barrier.compaction() is None
+    runs, services = dict(barrier.runs()), dict(barrier.services())
+    assert {"run_new0", "run_new1", "run_2900"} <= set(runs)
+    assert "run_0" not in runs
+    for _ in range(2):
+        world = world.reopen()
+        assert (world.barrier.runs(), world.barrier.services()) == (runs, services)
+        assert {facts.name for facts in world.barrier.tenants()} == {"acme", "beta", "gamma"}
+        assert world.get("acme", "k/3") == b"acme 3" * 4
+        assert [path for path in files(world) if path.startswith("system/")] == ["system/log.2"]
+        world.put("acme", "k/3", b"acme 3" * 4)
 
 
 def test_an_empty_tenant_rotates(world: BarrierWorld) -> None:
