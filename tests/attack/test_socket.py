@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -150,6 +151,27 @@ def test_announced_frames_cost_nothing(running: Running) -> None:
 def _resident() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_thousands_of_idle_connections() -> None:
+    """Thousands of connections that ask nothing keep nobody waiting, cost little, and give everything back."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    count = min(4_000, (soft - 600) // 2)  # both ends are in this process
+    with Running(limits=Limits(connections_per_uid=10_000, connects_per_second=100_000)) as running:
+        before, descriptors = _resident(), len(os.listdir("/proc/self/fd"))
+        idle = []
+        for _ in range(count):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(running.path)
+            idle.append(sock)
+        with running.caller() as caller:
+            assert caller.call("status").ok
+            assert len(running.handler.live) == count + 1
+            assert _resident() - before < count * 8_192
+        for sock in idle:
+            sock.close()
+        running.until(lambda: not running.handler.live)
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 def test_connect_and_leave(running: Running) -> None:

@@ -170,13 +170,13 @@ class Caller:
 
     def __init__(self, path: str | None = None, *, sock: socket.socket | None = None, timeout: float = 10) -> None:
         self.socket = sock or socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
         if path is not None:
             try:
-                self.socket.connect(path)
+                self.socket.connect(path)  # without a time limit: with one, a full backlog is an error and no wait
             except OSError:
                 self.socket.close()
                 raise
+        self.socket.settimeout(timeout)
         self.wire = Wire(Role.CLIENT)
         self.descriptors: list[int] = []
 

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 from typing import TYPE_CHECKING, Final
 
 from vaultd.daemon.anchors import Watcher
@@ -39,6 +40,10 @@ SWEEP_SECONDS: Final = 0.5
 
 PAUSE_SECONDS: Final = 0.1
 """How long nothing is accepted after the descriptors ran out, unless a connection ends earlier."""
+
+SWITCH_SECONDS: Final = 0.000_5
+"""How long the interpreter's lock is kept from a thread that waits for it. With Python's 5 ms, the flush thread would
+notice only that much later, while the loop is busy, that the disk is done."""
 
 OTHER_DESCRIPTORS: Final = 128
 """Kept for the vault's files, the journal, sealed memory files and watched anchors' share."""
@@ -88,6 +93,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to accept."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._resume_accepting()
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
