@@ -30,6 +30,8 @@ __all__ = ["become", "receive"]
 _FIRST_FD: Final = 10
 """Descriptors of secrets start here: scripts use 3 to 9 for their own."""
 
+_DEV_TTY: Final = os.makedev(5, 0)
+
 _MAX_VARIABLE: Final = 128 * 1024 - 1
 """MAX_ARG_STRLEN of execve(2): one `NAME=value`, its NUL not counted."""
 
@@ -92,8 +94,10 @@ def _take_terminal(terminal: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # a background process may not do this otherwise
     os.tcsetpgrp(terminal, os.getpgrp())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
+    persons = os.fstat(0).st_rdev
     for number in (0, 1, 2):
-        if os.isatty(number):
+        # Streams that lead elsewhere stay as they are, other terminals among them.
+        if os.isatty(number) and os.fstat(number).st_rdev in {persons, _DEV_TTY}:
             os.dup2(terminal, number)
 
 

@@ -51,6 +51,7 @@ ENDED: Final = 143
 """The status of a run that was ended by revocation: 128 + SIGTERM."""
 
 _ANSWER: Final = 5.0
+_LONGEST_SLEEP: Final = 30.0
 _RETRY: Final = 0.25
 
 PASSED_ON: Final = (
@@ -72,7 +73,7 @@ _OWN_WISH: Final = frozenset({"released", "expired"})
 
 
 class _Lease:
-    """One lease that the command holds, and when its renewal is due (seconds of the monotonic clock)."""
+    """One lease that the command holds, and when its renewal is due (seconds of the boot clock, as the daemon's)."""
 
     def __init__(self, request: dict[str, Any], given: dict[str, Any]) -> None:
         self.request = request
@@ -84,9 +85,19 @@ class _Lease:
         """It was acquired or renewed just now: due again at half its time, so that trying can fail and be repeated."""
         self.id = given.get("lease", self.id)
         self.version = given.get("version", self.version)
-        self.due = time.monotonic() + given["expires_in"] / 2
-        self.uncertain = False
+        now = _boot()
+        self.due = now + given["expires_in"] / 2
+        self._end = now + given["expires_in"]
+        self.unknown = False
         """Whether the daemon may have restarted since, and then knows nothing of it."""
+
+    def may_be_gone(self, now: float) -> bool:
+        """Whether it may be over for no other reason than time or a restart: then it may be taken anew."""
+        return self.unknown or now >= self._end
+
+
+def _boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _Monitor:
@@ -204,13 +215,14 @@ class _Monitor:
 
     def _pause(self) -> float | None:
         """Milliseconds until something is due; None for ever."""
-        now = time.monotonic()
+        now = _boot()
         if self._channel.pushes:
             return 0
         if not self._channel.connected:
             return max(0.0, self._next_try - now) * 1000
         due = min((lease.due for lease in self._leases), default=None)
-        return None if due is None else max(0.0, due - now) * 1000
+        # Suspend stops poll's clock and not the leases': look again soon after it.
+        return None if due is None else min(max(0.0, due - now), _LONGEST_SLEEP) * 1000
 
     def _reap(self) -> None:
         """Collect what ended, orphans included; note when the command stops or goes on."""
@@ -241,7 +253,7 @@ class _Monitor:
 
     def _attend(self) -> None:
         """Hear what happened, renew what is due; see to a daemon that is away."""
-        now = time.monotonic()
+        now = _boot()
         try:
             if self._channel.connected:
                 self._channel.receive_pushes()
@@ -260,7 +272,7 @@ class _Monitor:
         if renewal_ended(error):
             self._ending = error.message
             return
-        now = time.monotonic()
+        now = _boot()
         if self._away_since is None:
             self._away_since = now
         elif now - self._away_since > PATIENCE:
@@ -290,17 +302,18 @@ class _Monitor:
         if self._channel.generation != self._generation:  # perhaps another daemon, which knows no lease of ours
             restarted, self._generation = self._generation != 0, self._channel.generation
             for lease in self._leases if restarted else ():
-                lease.uncertain = True
+                lease.unknown = True
         for lease in sorted(self._leases, key=lambda lease: lease.due):
-            if lease.uncertain or lease.due <= time.monotonic():
+            if lease.unknown or lease.due <= _boot():
                 self._renew_one(lease)
                 self._hear()
 
     def _renew_one(self, lease: _Lease) -> None:
+        may_be_gone = lease.may_be_gone(_boot())
         try:
             answer = self._channel.call("lease.renew", {"lease": lease.id}, run=self._token)
         except VaultError as error:
-            if not (lease.uncertain and renewal_ended(error)):
+            if not (may_be_gone and renewal_ended(error)):
                 raise
             # The same version again: the command has its value already, so what comes here is wiped unseen.
             asked = {**lease.request, "version": lease.version}

@@ -53,7 +53,11 @@ def _set(terminal: int, attributes: list[Any]) -> bool:
 
 
 class Terminal:
-    """The person's terminal (standard input), and the pair of ends of the child's."""
+    """The person's terminal, and the pair of ends of the child's.
+
+    Args:
+        person: descriptor of the person's terminal, for both ways.
+    """
 
     def __init__(self, person: int) -> None:
         self._person = person
@@ -72,9 +76,10 @@ class Terminal:
         """A terminal for the child where a person sits at ours, in the foreground; else None."""
         try:
             if os.isatty(0) and _in_foreground(0):
-                return cls(0)
+                # Opened anew: standard output may lead elsewhere, and standard input need not be writable.
+                return cls(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         except OSError:
-            pass  # none free: the child does without
+            pass  # no pseudo-terminal is free: the child does without
         return None
 
     def hand_over(self) -> None:
@@ -147,8 +152,9 @@ class Terminal:
             self._open = False
             return False
         view = memoryview(shown)
-        while view:
-            view = view[os.write(1, view) :]
+        with contextlib.suppress(OSError):  # the person's terminal hung up: nobody looks any more
+            while view:
+                view = view[os.write(self._person, view) :]
         return True
 
     def drain(self) -> None:

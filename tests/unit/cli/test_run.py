@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -351,3 +352,20 @@ def test_login_with_a_command_keeps_the_ticket_to_vaultctl(ctl: Any, vault: Any,
     assert (process.returncode, int(out)) == (5, process.pid)
     assert vault.asked[-1] == ("login", {"kind": "passphrase", "bind": "self"})
     assert ctl.process("login", "--passphrase-file", str(word), "--", "no-such-command").status == 127
+
+
+def test_a_lease_that_ran_out_while_the_monitor_slept_is_taken_anew(ctl: Any, vault: Any, until: Until) -> None:
+    """After a suspend the run is what counts: the same version again, and the command goes on."""
+    vault.lease_ttl = 1
+    process, (pid,) = started(ctl, "echo $$; sleep 100")
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        monitor = int(file.read().rpartition(b")")[2].split()[1])
+    os.kill(monitor, signal.SIGSTOP)
+    vault.leases.clear()
+    asleep = time.monotonic()
+    until("its time is over", lambda: time.monotonic() > asleep + 1.1)
+    os.kill(monitor, signal.SIGCONT)
+    until("leased anew", lambda: vault.leases)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=10) == 143

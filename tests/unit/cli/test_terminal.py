@@ -28,10 +28,13 @@ class Screen:
     Args:
         arguments: its own.
         environment: added to this process's.
+        stdout: standard output, where it is not the terminal.
         shell: a program that leads the session in its place, and starts what it finds in its arguments.
     """
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, shell: str = "") -> None:
+    def __init__(
+        self, *arguments: str, environment: dict[str, str] | None = None, shell: str = "", stdout: int | None = None
+    ) -> None:
         self.near, far = os.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
         between = [sys.executable, "-c", shell] if shell else []
@@ -42,7 +45,7 @@ class Screen:
         self.process = subprocess.Popen(
             [sys.executable, "-c", take, *between, sys.executable, "-m", "vaultclient.cli", *arguments],
             stdin=far,
-            stdout=far,
+            stdout=far if stdout is None else stdout,
             stderr=far,
             start_new_session=True,
             env={**os.environ, "TERM": "xterm", **(environment or {})},
@@ -288,3 +291,25 @@ def test_a_job_in_the_background_leaves_the_terminal_alone_until_it_is_in_front(
     at.expect("job has two")
     at.expect("status 3")
     at.end()
+
+
+def test_output_that_leads_elsewhere_stays_apart_from_the_terminal(screen: Any) -> None:
+    """`vaultctl run ... | program`: the pipe gets standard output alone, the screen everything else."""
+    reader, writer = os.pipe()
+    code = "echo out; echo err >&2; echo tty >/dev/tty"
+    at = screen("run", "--tenant", "acme", "--", "sh", "-c", code, stdout=writer)
+    os.close(writer)
+    assert at.end() == 0
+    assert os.read(reader, 99) == b"out\n"
+    os.close(reader)
+    assert at.shown == "err\r\ntty\r\n"
+
+
+def test_a_terminal_that_hangs_up_ends_a_command_that_does_not_mind_otherwise(screen: Any, until: Any) -> None:
+    """SIGHUP reaches the command, as if the terminal were its own."""
+    at = screen("run", "--tenant", "acme", "--", "sh", "-c", "echo $$; exec sleep 100")
+    pid = int(at.expect(r"(\d+)\r\n")[1])
+    os.close(at.near)
+    at.near = os.open(os.devnull, os.O_RDONLY)
+    assert at.process.wait(timeout=15) == 128 + signal.SIGHUP
+    until("the command is gone", lambda: not os.path.exists(f"/proc/{pid}"))
