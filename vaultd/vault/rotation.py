@@ -254,7 +254,6 @@ class RotationVerbs(Core):
             )
 
     def _commit(self, copy: _Copy, opened: OpenTenant, event: Event) -> Receipt:
-        self._still(opened)
         for item in list(copy.touched):
             deque(copy.take(item), maxlen=0)
         copy.flush()

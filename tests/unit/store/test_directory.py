@@ -348,20 +348,63 @@ def test_a_failed_replacement_leaves_the_old(vault: DirectoryStore, monkeypatch:
     assert vault.read("keyring", 9) == b"newer"
 
 
-def test_flushes_come_in_the_order_that_makes_them_safe(vault: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is flushed before its name leads to it, and the directory after: the order that a crash cannot undo."""
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        # The file before its name leads to it, the directory after: the order that a crash cannot undo.
+        ("replace", ["pwrite", "fsync", "rename", "fsync-dir"]),
+        ("create", ["pwrite", "fsync", "rename", "fsync-dir"]),
+        ("rename", ["rename", "fsync-dir"]),
+        ("remove", ["unlink", "fsync-dir"]),
+        ("mkdir", ["mkdir", "fsync-dir"]),
+        ("remove_tree", ["unlink", "rmdir", "fsync-dir"]),
+        ("append", ["pwrite", "fdatasync"]),
+        ("truncate", ["ftruncate", "fsync"]),
+        ("slot", ["pwritev-dsync"]),
+    ],
+)
+def test_flushes_come_in_the_order_that_makes_them_safe(
+    vault: DirectoryStore, monkeypatch: pytest.MonkeyPatch, verb: str, expected: list[str]
+) -> None:
+    """Every change is followed by the flush that makes it durable, before the call returns."""
+    vault.create("old", b"12345678")
+    vault.mkdir("tree")
+    vault.create("tree/leaf", b"1")
+    log, slots = vault.append("old"), vault.slots("old", 4, 2)
     steps: list[str] = []
-    for name in ("fsync", "rename", "pwrite"):
+    for name in ("fsync", "fdatasync", "rename", "pwrite", "unlink", "rmdir", "mkdir", "ftruncate", "pwritev"):
         real = getattr(os, name)
 
         def noted(*args: object, _name: str = name, _real: object = real, **kwargs: object) -> object:
             kind = "-dir" if _name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else ""
+            kind = "-dsync" if _name == "pwritev" and args[3] == os.RWF_DSYNC else kind
             steps.append(_name + kind)
             return _real(*args, **kwargs)
 
         monkeypatch.setattr(f"os.{name}", noted)
-    vault.replace("keyring", b"new")
-    assert steps == ["pwrite", "fsync", "rename", "fsync-dir"]
+    match verb:
+        case "replace":
+            vault.replace("old", b"new")
+        case "create":
+            vault.create("new", b"new")
+        case "rename":
+            vault.rename("old", "new")
+        case "remove":
+            vault.remove("old")
+        case "mkdir":
+            vault.mkdir("new")
+        case "remove_tree":
+            vault.remove_tree("tree")
+        case "append":
+            log.append(b"x")
+            log.flush()
+        case "truncate":
+            log.truncate(1)
+        case "slot":
+            slots.write(1, b"abcd")
+    assert steps == expected
+    log.close()
+    slots.close()
 
 
 def test_readers_run_beside_a_writer(vault: DirectoryStore) -> None:

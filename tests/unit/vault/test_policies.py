@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.barrier_world import ADMIN, BarrierWorld
 from vaultd.audit.body import Event
-from vaultd.errors import Conflict, Exists, NotFound
+from vaultd.errors import Conflict, Exists, Internal, NotFound
 
 AGENT = {"name": "agent", "uid": 1000, "unit": None}
 
@@ -120,3 +120,16 @@ def test_runs_are_kept_with_their_record(world: BarrierWorld) -> None:
     world = world.reopen()
     assert world.barrier.runs() == {}
     assert [json.loads(body)["kind"] for body in world.bodies("acme")][-3:] == ["run.open", "run.close", "run.close"]
+
+
+def test_a_change_that_cannot_be_said_leaves_nothing_behind(world: BarrierWorld) -> None:
+    """When the second of two records cannot be packed, the first one is not vouched for by whatever comes next."""
+    head = world.barrier.ledger.system_log.head
+    with pytest.raises(Internal):
+        world.barrier.keep_runs(Event("run.open", "ok", ADMIN), keep=[{"id": "run_a"}, {"id": "run_b", "share": 0.5}])
+    assert world.barrier.ledger.system_log.head == head
+    assert world.barrier.runs() == {}
+    world.barrier.add_service({"name": "batch", "uid": 2}, actor=ADMIN)
+    world = world.reopen()
+    assert world.barrier.runs() == {}
+    assert set(world.barrier.services()) == {"agent", "batch"}
