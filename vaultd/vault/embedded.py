@@ -13,35 +13,30 @@ whoever holds a slot's secret and may read the directory is the vault's owner.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vaultd.audit.body import Actor, Event
 from vaultd.clock import SystemClock
-from vaultd.crypto.kdf import FLOOR, KEY_FILE_MAX, RFC_9106_LOW, Profile
-from vaultd.crypto.memory import SecretBytes, wipe
-from vaultd.crypto.slots import SlotKind
-from vaultd.errors import Invalid, StoreError, VaultdError
+from vaultd.crypto.kdf import FLOOR, RFC_9106_LOW, Profile
+from vaultd.errors import VaultdError
 from vaultd.names import secret_name, tenant_name
 from vaultd.store import DirectoryStore, Store
 from vaultd.vault.barrier import Barrier
 from vaultd.vault.create import InitReport, create
+from vaultd.vault.given import Passphrase, Value, as_secret, kind_of, slot_secret
 from vaultd.vault.rotation import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from vaultd.clock import Clock
+    from vaultd.crypto.memory import SecretBytes
+    from vaultd.crypto.slots import SlotKind
     from vaultd.vault.tenants import DeletionReceipt
 
 __all__ = ["Passphrase", "SecretInfo", "Tenant", "Vault", "VersionInfo"]
-
-Passphrase = str | bytes | bytearray | Callable[[], "str | bytes | bytearray"]
-"""A passphrase, or what asks for one. A `bytearray` is the caller's to wipe; copies made of it here are wiped here."""
-
-Value = str | bytes | bytearray | memoryview
 
 
 class VersionInfo(NamedTuple):
@@ -99,13 +94,13 @@ class Vault:
             WrongSecret: no slot opens with this.
             Uninitialised, ConfigError, IntegrityError, FormatVersion, StoreError: what is wrong with the directory.
         """
-        kind = _kind(passphrase, key_file)
+        kind = kind_of(passphrase, key_file)
         store = DirectoryStore(path)
         try:
             return cls.over(
                 store,
                 clock or SystemClock(),
-                secret=lambda: _secret(passphrase, key_file),
+                secret=lambda: slot_secret(passphrase, key_file),
                 kind=kind,
                 minimum=minimum,
             )
@@ -164,8 +159,8 @@ class Vault:
             Exists: there is a vault, or something else, already.
             Invalid: the secret or the label is out of bounds.
         """
-        kind = _kind(passphrase, key_file)
-        with DirectoryStore(path, create=True) as store, _secret(passphrase, key_file) as secret:
+        kind = kind_of(passphrase, key_file)
+        with DirectoryStore(path, create=True) as store, slot_secret(passphrase, key_file) as secret:
             return create(
                 store,
                 clock or SystemClock(),
@@ -270,7 +265,7 @@ class Tenant:
             Conflict: `cas` names another version.
             Invalid: the name, the value's size or a fact is out of bounds.
         """
-        with _as_secret(value) as secret, self._changing():
+        with as_secret(value) as secret, self._changing():
             stored = self._barrier.put(
                 self._name,
                 secret_name(name),
@@ -380,37 +375,3 @@ class Tenant:
 
 def _actor() -> Actor:
     return Actor("embedded", uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
-
-
-def _kind(passphrase: Passphrase | None, key_file: str | os.PathLike[str] | None) -> SlotKind:
-    if (passphrase is None) == (key_file is None):
-        raise Invalid("neither or both of a passphrase and a key file were given", "give one of them")
-    return SlotKind.KEY_FILE if passphrase is None else SlotKind.PASSPHRASE
-
-
-def _secret(passphrase: Passphrase | None, key_file: str | os.PathLike[str] | None) -> SecretBytes:
-    if key_file is not None:
-        return _read(key_file)
-    given = passphrase() if callable(passphrase) else passphrase
-    if not isinstance(given, str | bytes | bytearray):
-        raise Invalid("a passphrase is text or bytes", "give str, bytes, bytearray, or a function that returns one")
-    return _as_secret(given)
-
-
-def _as_secret(given: Value) -> SecretBytes:
-    """A wipeable copy. Of a `str` one more copy is made on the way, which cannot be wiped."""
-    return SecretBytes.copy_of(given.encode() if isinstance(given, str) else given)
-
-
-def _read(path: str | os.PathLike[str]) -> SecretBytes:
-    """A key file's content, read straight into memory that can be wiped."""
-    buffer = bytearray(KEY_FILE_MAX + 1)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = file.readinto(buffer)
-        return SecretBytes.copy_of(memoryview(buffer)[:size])
-    except OSError as error:
-        words = os.strerror(error.errno).lower() if error.errno else "unknown error"
-        raise StoreError(f"cannot read the key file: {words}", "check its path and permissions") from error
-    finally:
-        wipe(buffer)

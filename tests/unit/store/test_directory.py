@@ -17,7 +17,7 @@ import pytest
 
 from vaultd.errors import ConfigError, Exists, IntegrityError, Internal, Locked, NotFound, StoreError, Uninitialised
 from vaultd.store import DirectoryStore
-from vaultd.store import directory as directory_module
+from vaultd.store import files as files_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,7 +321,7 @@ def test_slots_work_without_rwf_dsync(vault: DirectoryStore, monkeypatch: pytest
         raise OSError(refusal, "no")
 
     monkeypatch.setattr("os.pwritev", unsupported)
-    monkeypatch.setattr(directory_module.os, "fdatasync", lambda fd: (flushed.append(fd), real(fd)))
+    monkeypatch.setattr(files_module.os, "fdatasync", lambda fd: (flushed.append(fd), real(fd)))
     vault.create("state", bytes(8))
     slots = vault.slots("state", 4, 2)
     slots.write(1, b"abcd")
