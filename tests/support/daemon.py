@@ -24,7 +24,7 @@ from vaultd.crypto.kdf import CHEAPEST
 from vaultd.vault import offline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -38,6 +38,7 @@ class Daemon:
         unseal: whether to unseal it at once.
         longest: milliseconds that wrong slot secrets delay the next try at most; None is the shipped delay.
         parent: directory that the whole is made in.
+        prefix: gives, for the folder, the command that starts the daemon's command (in another namespace, say).
 
     Attributes:
         admin: a client of this process with an admin ticket that no other process shares.
@@ -51,10 +52,12 @@ class Daemon:
         unseal: bool = True,
         longest: int | None = None,
         parent: str | None = None,
+        prefix: Callable[[str], Sequence[str]] = lambda folder: (),
     ) -> None:
         # Not under a private temporary directory: processes of other uids connect too.
         self.folder = tempfile.mkdtemp(prefix="vaultd-test-", dir=parent)
         self._longest = longest
+        self._prefix = prefix
         os.chmod(self.folder, 0o755)  # noqa: S103
         self.dir = os.path.join(self.folder, "vault")
         self.socket = os.path.join(self.folder, "run", "vaultd.sock")
@@ -75,6 +78,7 @@ class Daemon:
         command = [sys.executable, os.path.abspath(__file__), self.dir, self.socket, self.config]
         if self._longest is not None:
             command.append(str(self._longest))
+        command = [*self._prefix(self.folder), *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
         self.log = b""
         assert self.process.stderr is not None
