@@ -12,6 +12,19 @@ from vaultd.protocol.codes import exit_code
 
 __all__ = ["CliError", "Stopped", "describe", "plain", "report"]
 
+_HINTS = {
+    "invalid": "see 'vaultctl --help'",
+    "io": "look at the path, its permissions and the space that is left",
+    "unavailable": "is vaultd running, and is this its socket?",
+    "integrity": "restore the files named from a copy, or ask whoever may have changed them",
+    "internal": "this is a bug: please report it with the command",
+    "denied": "an admin can see why: vaultctl explain TENANT SECRET --service SERVICE",
+    "wrong_secret": "try again; a slot's kind (passphrase or key file) counts too",
+    "throttled": "try again in a moment",
+    "busy": "try again in a moment",
+}
+"""What to do next where whoever failed did not say: every error has a hint."""
+
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 + SIGPIPE: what a shell reports for any other program whose reader went away."""
@@ -25,7 +38,6 @@ class CliError(Exception):
         message: lower case, no period, no secret.
         hint: what to do next; may be empty.
         status: the exit code, where it is not the code's own (`run` keeps 125 to 127 for itself).
-        usage: the command line itself is wrong.
     """
 
     def __init__(self, code: str, message: str, hint: str = "", *, status: int | None = None) -> None:
@@ -78,13 +90,14 @@ def describe(error: Exception) -> tuple[str, str, str]:
         file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
         place = f" at {file}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return "internal", f"unexpected {type(error).__name__}{place}", "this is a bug: please report it with the command"
+    return "internal", f"unexpected {type(error).__name__}{place}", ""
 
 
 def report(error: Exception, *, as_json: bool, stream: TextIO | None = None, colour: bool = False) -> int:
     """Say what went wrong on standard error; returns the exit code."""
     stream = stream if stream is not None else sys.stderr
     code, message, hint = describe(error)
+    hint = hint or _HINTS.get(code, "see 'vaultctl --help'")
     if as_json:
         import json
 
@@ -92,8 +105,7 @@ def report(error: Exception, *, as_json: bool, stream: TextIO | None = None, col
     else:
         red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
         text = f"vaultctl: {red}error:{off} {plain(message)}\n"
-        if hint:
-            text += f"{dim}hint:{off} {plain(hint)}\n"
+        text += f"{dim}hint:{off} {plain(hint)}\n"
     try:
         stream.write(text)
         stream.flush()

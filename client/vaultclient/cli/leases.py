@@ -59,6 +59,7 @@ def renew(app: App, lease: str, ttl: str | None) -> None:
         keys["ttl"] = duration(ttl, "TTL")
     reply = app.call("lease.renew", keys).keys
     app.out.done(f"{lease} ends in {shown_duration(reply['expires_in'])}", {"lease": lease, **reply})
+    app.out.next(f"vaultctl release {lease}")
 
 
 @verb("release")

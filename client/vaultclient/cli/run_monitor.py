@@ -200,7 +200,9 @@ class _Monitor:
             self._attend()
             if self._ending:
                 left = end_all(os.getpid(), GRACE, self._reap)
-                hint = f"{left} of its processes could not be ended" if left else ""
+                hint = "the tenant's audit trail says by whom: vaultctl audit show TENANT"
+                if left:
+                    hint = f"{left} of its processes could not be ended: they run under another uid"
                 raise CliError("denied", f"the run was ended: {self._ending}", hint, status=ENDED)
             watched = self._channel.fileno() if self._channel.connected else None
             if watched is not None:

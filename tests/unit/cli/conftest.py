@@ -470,10 +470,13 @@ class Server:
             except OSError:
                 return
             pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            with contextlib.suppress(OSError):  # it may have gone again already
+            try:
                 peer = Peer(sock, Connection(Role.SERVER), pid, os.getsid(pid))
-                self.vault.peers.append(peer)
-                threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+            except OSError:  # it has gone again already
+                sock.close()
+                continue
+            self.vault.peers.append(peer)
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
 
     def _serve(self, peer: Peer) -> None:
         try:

@@ -130,7 +130,8 @@ def test_closed_and_full_streams_are_told(ctl: Any) -> None:
     closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *line, "none"], check=False)
     assert closed.returncode == 66
     closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *line, "acme"], capture_output=True, check=False)
-    assert (closed.returncode, closed.stderr) == (74, b"vaultctl: error: standard output is closed\n")
+    assert closed.returncode == 74
+    assert closed.stderr.startswith(b"vaultctl: error: standard output is closed\nhint: ")
 
 
 def test_ctrl_c_ends_with_130(ctl: Any, vault: Any, until: Any) -> None:
