@@ -94,6 +94,10 @@ def open_run(call: Call) -> Pending:
 def _anchor(call: Call) -> HeldProcess:
     """The process that the run is to be tied to, held: the peer, its child, or its ancestor.
 
+    To be confined is to lose rights, for the process and for whatever it starts. So it takes the process itself or one
+    that it descends from, and its own uid or the run's: else a service could confine the supervisor that started it,
+    and with that everybody else's agents and every admin's shell.
+
     Raises:
         Denied: another process, or none: one answer for both, so that nobody can ask us which pids exist.
     """
@@ -101,7 +105,10 @@ def _anchor(call: Call) -> HeldProcess:
     if "anchor" not in call.keys:
         return peer.dup()
     pid = call.keys["anchor"]
+    confine = call.keys.get("confine", False)
     hint = "an anchor is a child, a descendant or an ancestor of the caller"
+    if confine:
+        hint = "who can be confined is the caller, its child or its descendant, of the caller's uid or the run's"
     if pid <= 1:
         raise Denied("not a process that a run can be tied to", hint)
     try:
@@ -109,7 +116,11 @@ def _anchor(call: Call) -> HeldProcess:
     except (ProcessLookupError, OverflowError):
         raise Denied("not a process that a run can be tied to", hint) from None
     related = anchor.is_same(peer.identity) or is_ancestor(peer, anchor, call.engine.kernel)
-    if not related and not is_ancestor(anchor, peer, call.engine.kernel):
+    if confine:
+        related = related and anchor.uid in (call.facts.uid, call.keys.get("uid", call.facts.uid))
+    else:
+        related = related or is_ancestor(anchor, peer, call.engine.kernel)
+    if not related:
         anchor.close()
         raise Denied("not a process that a run can be tied to", hint)
     return anchor
