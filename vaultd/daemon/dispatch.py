@@ -36,10 +36,11 @@ __all__ = ["Answer", "Committer", "Deferred", "Dispatcher", "Handler", "Pending"
 _log = logging.getLogger(__name__)
 
 SLICE: Final = 0.000_1
-"""Seconds of work on requests, or on answers, between two looks at the sockets while several uids are served..."""
+"""Seconds of work on requests, or on answers, between two looks at the sockets while several uids are served; every uid
+that waits has a turn first, however many there are..."""
 
 SLICE_ALONE: Final = 0.002
-"""...and while one uid has the daemon to itself: longer slices make larger groups, and nobody else waits for them."""
+"""...but never longer than this; and this long while one uid has the daemon to itself: longer slices, larger groups."""
 
 SHARED_FOR: Final = 0.05
 """Seconds after which a uid that asked nothing more no longer counts as being served."""
@@ -53,6 +54,9 @@ INLINE_COST: Final = 0.001
 The detour costs two changes of the interpreter's lock, which next to a busy event loop take longer than a fast disk. A
 slow disk's flush runs in the thread, and the loop goes on deciding meanwhile.
 """
+
+INLINE_GROUP: Final = 8
+"""Larger groups go through the thread all the same: there is enough to decide meanwhile to make up for the detour."""
 
 T = TypeVar("T")
 
@@ -224,6 +228,11 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def next_uid(self) -> int:
+        """Whose turn is next. Raises IndexError when nothing waits."""
+        return self._turns[0]
+
     def has(self, uid: int) -> bool:
         """Whether anything of `uid` waits."""
         return uid in self._queues
@@ -358,21 +367,33 @@ class Dispatcher:
             self._parked.setdefault(uid, deque()).append(connection)
             return
         self._turns.put(uid, connection)
+        self.commit_soon()
+
+    def commit_soon(self) -> None:
+        """Take turns and flush what is staged, soon: also what no request asks for (a death, an expiry, an anchor)."""
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._pumping = False
+        self._take_turns()
+        # What is called soon runs before the sockets that are found ready by then. One call further, it runs after
+        # them, so whoever asked during this slice has a turn in the next one, and not in the one after that.
+        self._pumping = bool(self._turns)
+        if self._pumping:
+            self._loop.call_soon(self._loop.call_soon, self._pump)
+        self._commit()
+
+    def _take_turns(self) -> None:
         turns = self._turns
-        now = self._loop.time()
-        started = now
+        now = started = self._loop.time()
+        served: set[int] = set()
         while turns:
             connection = turns.get()
             connection.queued = False
             uid = connection.uid
-            uid_changed = uid != self._last_uid
-            if uid_changed:
+            served.add(uid)
+            if uid != self._last_uid:
                 self._last_uid = uid
                 self._shared_until = now + SHARED_FOR
             if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
@@ -388,16 +409,18 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001  a bug costs the connection that met it, and nobody else
                 _give_up(connection, error)
             now = self._loop.time()
-            if now - started >= self._slice(now) or (uid_changed and not turns.has(uid)):
-                # The second: a uid that asks now and then was served. Flush for it, not for the flood behind it.
+            # A uid that asks now and then is flushed for as soon as everybody had a turn, not after the flood's slice.
+            if self._slice_is_over(now, now - started, turns, served, early=len(served) > 1 and not turns.has(uid)):
                 break
-        if turns and not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-        self._commit()
 
-    def _slice(self, now: float) -> float:
-        return SLICE if now < self._shared_until else SLICE_ALONE
+    def _slice_is_over(
+        self, now: float, elapsed: float, waiting: FairQueue[Any], served: set[int], *, early: bool = False
+    ) -> bool:
+        if elapsed >= SLICE_ALONE:
+            return True
+        if now >= self._shared_until or not waiting or waiting.next_uid not in served:
+            return False
+        return early or elapsed >= SLICE
 
     def _serve(self, connection: Connection) -> None:
         request = connection.next_request()
@@ -437,12 +460,6 @@ class Dispatcher:
         self._decided(ticket, pending)
         self.commit_soon()
 
-    def commit_soon(self) -> None:
-        """Flush what is staged although no request asks for it: a death, an expiry, an anchor that is due."""
-        if not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-
     # -- groups
 
     def _commit(self) -> None:
@@ -455,7 +472,7 @@ class Dispatcher:
                 self._release(group, None)
                 break
             self._flushing = True
-            if self._last_flush >= self._inline_cost:
+            if self._last_flush >= self._inline_cost or len(group) > INLINE_GROUP:
                 self._thread.submit(batch, partial(self._flushed, batch, group))
                 break
             self._finish(batch, group, *timed_write(self._committer.write, batch))
@@ -494,10 +511,11 @@ class Dispatcher:
         if self._releasing or not releasable:
             return
         started = self._loop.time()
-        deadline = started + self._slice(started)
+        served: set[int] = set()
         while releasable:
             ticket = releasable.get()
             connection = ticket.connection
+            served.add(connection.uid)
             self._landed(connection.uid)
             if connection.is_over:
                 wipe(ticket.request.tail)
@@ -509,7 +527,8 @@ class Dispatcher:
                     self._answer(ticket)
                 except Exception as error:  # noqa: BLE001  as in a turn
                     _give_up(connection, error)
-            if self._loop.time() >= deadline:
+            now = self._loop.time()
+            if self._slice_is_over(now, now - started, releasable, served):
                 break
         if releasable:
             self._releasing = True

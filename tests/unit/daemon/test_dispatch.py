@@ -171,6 +171,24 @@ def test_two_floods_take_turns() -> None:
     in_world(test)
 
 
+def test_many_uids_share_a_flush() -> None:
+    """Uids with one request each are decided together: being fair to many does not cost each of them a flush."""
+
+    async def test(world: World) -> None:
+        socks = [world.connect(uid) for uid in range(1, 65)]
+        for _ in range(3):
+            for sock in socks:
+                sock.sendall(frames(1))
+            await world.until(lambda: world.dispatcher.is_idle and len(world.handler.made) == 64)
+            world.handler.made.clear()
+            for sock in socks:
+                sock.recv(4096)
+        assert len(world.ledger.durable) == 3 * 64
+        assert len(world.ledger.batches) < 24
+
+    in_world(test)
+
+
 @pytest.mark.parametrize("inline_cost", [0, 1000])
 def test_every_request_is_answered_once(inline_cost: float) -> None:
     """Far more requests than may be in flight are all answered, each once and in its connection's order."""
