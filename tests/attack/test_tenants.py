@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.peers import Peer
-from tests.support.tenants import ACME, AGENT, GLOBEX, STRANGER, World
+from tests.support.tenants import ACME, AGENT, GLOBEX, RESPONDER, STRANGER, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,3 +37,56 @@ def test_nobody_confines_whom_he_did_not_start(world: World) -> None:
         assert bystander.call("lease.acquire", GLOBEX_PROD).tail == GLOBEX
         assert agent.call("lease.acquire", ACME_PROD).tail == ACME
         assert world.admin.call("tenant.list").keys["items"]
+
+
+def test_responder_inside_a_run_is_none(world: World) -> None:
+    """A responder's uid inside a run stops nothing but the run, whether it sends the token or not."""
+    world.service("responder-agent", uid=RESPONDER)
+    grant = world.grant("acme", "responder-agent", "openai/*")
+    with Peer(world.socket, uid=AGENT) as victim, Peer(world.socket, uid=RESPONDER) as inside:
+        run = victim.call("run.open", OPEN).header["run"]
+        token = inside.call("run.open", {**OPEN, "confine": True}).header["token"]
+        for keys in (None, token):
+            assert inside.call("run.close", {"of_run": run}, run=keys).code == "denied"
+            assert inside.call("lease.revoke", {"tenant": "globex"}, run=keys).code == "denied"
+            assert inside.call("seal", {"tenant": "globex"}, run=keys).code == "denied"
+    world.admin.call("grant.remove", {"tenant": "acme", "grant": grant})
+    world.admin.call("service.remove", {"service": "responder-agent"})
+
+
+def test_lease_of_the_opener_is_not_the_agents(world: World) -> None:
+    """Inside a run without the token, a lease that the session's owner took outside the run is not there."""
+    with Peer(world.socket, uid=AGENT) as shell:
+        lease = {"lease": shell.call("lease.acquire", ACME_PROD).header["lease"]}
+        with shell.spawn() as inside:
+            inside.call("run.open", {**OPEN, "confine": True})
+            for op in ("lease.renew", "lease.release", "lease.revoke"):
+                assert inside.call(op, lease).code == "denied", op
+        assert shell.call("lease.renew", lease).code == ""
+
+
+def test_depth_is_no_way_out_of_a_run(world: World) -> None:
+    """A process seventy generations below a run's anchor, in a session of its own, is still inside the run."""
+    with Peer(world.socket, uid=AGENT) as agent, agent.spawn(session=True) as anchor:
+        anchor.call("run.open", {**OPEN, "confine": True})
+        line = [anchor]
+        try:
+            for _ in range(70):
+                line.append(line[-1].spawn(session=True))
+            assert line[-1].call("lease.acquire", ACME_PROD).code == "denied"
+        finally:
+            for peer in reversed(line[1:]):
+                peer.end()
+        assert agent.call("lease.acquire", ACME_PROD).tail == ACME
+
+
+def test_session_outlives_its_anchor(world: World) -> None:
+    """Who stays in the session of a run's anchor that has ended is as confined as before."""
+    with Peer(world.socket, uid=AGENT) as agent:
+        anchor = agent.spawn(session=True)
+        anchor.call("run.open", {**OPEN, "confine": True})
+        with anchor.spawn() as left:
+            anchor.end()
+            left.connect()
+            assert left.call("lease.acquire", ACME_PROD).code == "denied"
+        assert agent.call("lease.acquire", ACME_PROD).tail == ACME

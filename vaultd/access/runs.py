@@ -65,6 +65,7 @@ class RunTable:
         "_confined",
         "_heap",
         "_implicit",
+        "_left",
         "_limits",
         "_per_tenant",
         "_per_uid",
@@ -80,6 +81,7 @@ class RunTable:
         self._implicit: dict[tuple[bytes, str, int, int], dict[str, Run]] = {}
         self._by_uid: dict[int, dict[str, Run]] = {}  # under who opened it, and under whom it runs as
         self._confined: dict[int, tuple[Process, int]] = {}  # pid -> process, and whose count it is in
+        self._left: dict[int, Process] = {}  # session -> the confined process that led it and has ended
         self._heap: list[tuple[int, str]] = []
         self._processes_per_uid: Tally[int] = Tally(limits.runs_per_uid, "confined processes")
         self._per_uid: Tally[int] = Tally(limits.runs_per_uid, "runs")
@@ -243,14 +245,33 @@ class RunTable:
                 return
             self._processes_per_uid.remove(known[1])  # the pid has come to another process, so that one is gone
         self._confined[run.anchor.pid] = run.anchor, run.opener_uid
+        self._left.pop(run.anchor.pid, None)  # the number is another process's by now, so nobody was left in it
         self._processes_per_uid.add(run.opener_uid)
 
     def process_died(self, process: Process) -> None:
-        """Forget that a process was confined, now that it has ended."""
+        """A process has ended: it need not be confined any more, but whoever it left in its session still is."""
         known = self._confined.get(process.pid)
         if known is not None and same_process(known[0], process):
             del self._confined[process.pid]
             self._processes_per_uid.remove(known[1])
+            if same_session(process.session, process.pid):
+                self._left[process.pid] = process
+
+    @property
+    def left(self) -> dict[int, Process]:
+        """Sessions whose leader was confined and has ended, with that leader.
+
+        While anybody is in such a session, the kernel gives its number to no other process.
+        """
+        return dict(self._left)
+
+    def leader_of(self, session: int) -> Process | None:
+        """The confined process that led this session until it ended."""
+        return self._left.get(session)
+
+    def forget_session(self, session: int) -> None:
+        """Nobody is left in this session."""
+        self._left.pop(session, None)
 
     def implicit(self, tenant: bytes, service: str, facts: PeerFacts, anchor: Process, now: Now) -> Run | None:
         """The live implicit run of this tenant, service, uid and anchor, if there is one."""
@@ -293,8 +314,8 @@ class RunTable:
 
     @property
     def confining(self) -> bool:
-        """Whether any process is confined at all."""
-        return bool(self._confined)
+        """Whether any process is confined at all, or was and may have left others behind."""
+        return bool(self._confined or self._left)
 
     def confines(self, process: Process) -> bool:
         """Whether this process, and with it what it started, is confined to a run; see `Run.confined`."""

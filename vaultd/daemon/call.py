@@ -94,8 +94,10 @@ class Call:
 
     @property
     def is_responder(self) -> bool:
-        """Whether the peer may stop harm without a ticket."""
-        return self.run is None and self.facts.uid in self.engine.config.responder_uids
+        """Whether the peer may stop harm without a ticket; never inside a run."""
+        if self.run is not None or self.facts.uid not in self.engine.config.responder_uids:
+            return False
+        return not self.engine.is_inside_run(self.connection)
 
     def service(self, named: str | None = None) -> Service:
         """The service that the peer is.

@@ -24,11 +24,11 @@ from vaultd.audit.body import Actor, Event
 from vaultd.crypto.kdf import RFC_9106_LOW, Profile
 from vaultd.daemon import zones
 from vaultd.daemon.call import Call
-from vaultd.daemon.processes import ancestors
+from vaultd.daemon.confinement import Confinement
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
-from vaultd.errors import Denied, Halted, NotFound, Sealed, Uninitialised, VaultdError
+from vaultd.errors import Halted, NotFound, Sealed, Uninitialised, VaultdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.connection import Connection
     from vaultd.daemon.dispatch import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
-    from vaultd.daemon.processes import HeldProcess
+    from vaultd.daemon.processes import HeldProcess, Lineage
     from vaultd.daemon.server import Server
     from vaultd.daemon.vaults import VaultHolder
     from vaultd.protocol.messages import Request
@@ -72,7 +72,7 @@ class Context:
 
     def __init__(self) -> None:
         self.actors: dict[tuple[str, str | None, int | None], Actor] = {}
-        self.lineage: tuple[Process, ...] | None = None
+        self.lineage: Lineage | None = None
         self.upload: Any = None
 
 
@@ -113,6 +113,7 @@ class Engine:
         self._anchored = 0
         limits = live.current.limits
         self.book = Book(self._live_limits(), random)
+        self.confinement = Confinement(self.book.runs, kernel)
         self.tickets = TicketTable(self._live_limits())
         self.services = ServiceTable()
         self.pushes = Pushes()
@@ -240,7 +241,7 @@ class Engine:
     def shared_uids(self) -> list[int]:
         """Uids whose services have grants at more than one tenant: their agents can read each other's memory."""
         tenants: dict[int, set[bytes]] = {}
-        links = self.unsealed().system.links
+        links = self.unsealed(stopping=True).system.links  # a halted vault's status is wanted most of all
         for service in self.services.all():
             if service.uid is not None:
                 tenants.setdefault(service.uid, set()).update(links.get(service.name, ()))
@@ -319,32 +320,12 @@ class Engine:
             return None
         ticket = self.tickets.find(facts, call.now)
         if ticket is None:
-            ticket = self.tickets.find(facts, call.now, self._lineage(call.connection))
+            ticket = self.tickets.find(facts, call.now, self.confinement.lineage(call.connection).processes)
         return ticket
 
-    def _lineage(self, connection: Connection) -> tuple[Process, ...]:
-        """The peer and its ancestors, as they were when first asked for: looked up once a connection."""
-        context: Context = connection.context
-        if context.lineage is None:
-            lineage = [connection.facts.process]
-            try:
-                peer = connection.peer_process()
-                lineage += [ancestor.identity for ancestor in ancestors(peer, self.kernel)]
-            except (Denied, ProcessLookupError):
-                _log.debug("an ancestor of pid %d ended while it was looked at", connection.facts.pid)
-            context.lineage = tuple(lineage)
-        return context.lineage
-
     def is_inside_run(self, connection: Connection) -> bool:
-        """Whether the peer is confined to a run: it, an ancestor, or the leader of its session is such a run's anchor.
-
-        Such a peer gets what its run's token gives and nothing else: dropping the token must not widen anything. A
-        process that leaves both its session and its ancestors behind is beyond this; see THREAT_MODEL.md.
-        """
-        runs = self.book.runs
-        if not runs.confining:
-            return False
-        return runs.confines_session(connection.facts.session) or any(map(runs.confines, self._lineage(connection)))
+        """Whether the peer is confined to a run, and gets what its run's token gives and nothing else."""
+        return self.confinement.holds(connection)
 
     # -- records
 
@@ -492,6 +473,7 @@ class Engine:
         now = self.now()
         self.refusals.sweep(now.boot)
         self.forget_tickets(self.tickets.expire(now))
+        self.confinement.sweep()
         if now.boot - self._anchored >= self.config.audit.anchor_seconds * 10**9:
             self._anchored = now.boot
             self.vaults.tick()

@@ -13,16 +13,33 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from vaultd.access.facts import Process, same_process
 from vaultd.daemon.kernel import is_alive
+from vaultd.errors import Denied
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vaultd.daemon.kernel import Kernel
 
-__all__ = ["HeldProcess", "Stat", "ancestors", "boot_id", "open_process", "parent_of", "read_stat", "reidentify"]
+__all__ = [
+    "HeldProcess",
+    "Lineage",
+    "Stat",
+    "ancestors",
+    "boot_id",
+    "lineage",
+    "number_is_anothers",
+    "open_process",
+    "parent_of",
+    "read_stat",
+    "reidentify",
+    "sessions",
+]
 
 MAX_ANCESTORS: Final = 64
 """How far up `ancestors` looks; deeper trees than this are not built by hand, and the walk costs system calls."""
+
+_WALKS: Final = 3
+"""Tries of `lineage` to walk up while ancestors end on the way."""
 
 _PROC_FILE_LIMIT: Final = 65_536
 
@@ -213,6 +230,58 @@ def ancestors(process: HeldProcess, kernel: Kernel, *, same_session: bool = Fals
     finally:
         if current is not process:
             current.close()
+
+
+class Lineage(NamedTuple):
+    """A process and its ancestors.
+
+    Attributes:
+        processes: the process first.
+        whole: whether these are all, up to the last one that can be seen.
+        settled: whether looking again would find the same.
+    """
+
+    processes: tuple[Process, ...]
+    whole: bool
+    settled: bool
+
+
+def lineage(peer: Callable[[], HeldProcess], kernel: Kernel) -> Lineage:
+    """The process that `peer` holds, and its ancestors.
+
+    Not whole when there are more than `MAX_ANCESTORS`, when one of them ended during each of a few walks, or when the
+    process has ended: who wants to hide an ancestor can bring about each of these.
+    """
+    found: list[Process] = []
+    for _ in range(_WALKS):
+        try:
+            held = peer()
+            found = [held.identity]
+            found += [ancestor.identity for ancestor in ancestors(held, kernel)]
+        except (Denied, ProcessLookupError):
+            continue
+        return Lineage(tuple(found), len(found) <= MAX_ANCESTORS, True)
+    return Lineage(tuple(found), False, False)
+
+
+def number_is_anothers(process: Process) -> bool:
+    """Whether the number of this ended process has come to another one since; then nobody is left in its session."""
+    try:
+        return read_stat(process.pid).start_time != process.start_time
+    except ProcessLookupError:
+        return False
+
+
+def sessions() -> set[int]:
+    """Every session that has a process in it now."""
+    found: set[int] = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                found.add(read_stat(int(name)).session)
+            except ProcessLookupError:
+                continue
+    return found
 
 
 def is_ancestor(candidate: HeldProcess, process: HeldProcess, kernel: Kernel) -> bool:

@@ -165,6 +165,8 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
 
 def _lease(call: Call) -> Lease:
     """The lease that the request names, when the caller holds it; raises the constant denial."""
+    if call.run is None and call.engine.is_inside_run(call.connection):
+        raise denied()  # of an implicit run, taken outside by somebody of the same session
     lease = call.engine.book.lease_in(call.keys["lease"], call.run, call.facts, call.now)
     if not call.engine.anchor_lives(lease.run):
         raise denied()
