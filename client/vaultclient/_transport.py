@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -151,9 +152,14 @@ class Channel:
         with self._lock:
             self.close()
             connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            limit = timeout if timeout is not None else self.timeout
             try:
-                connected.settimeout(timeout if timeout is not None else self.timeout)
+                # In the kernel, as a connect that does not block fails at once where the daemon's queue is full.
+                seconds = int(limit)
+                span = struct.pack("@ll", seconds, max(1, int((limit - seconds) * 1_000_000)))
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
                 connected.connect(self.path)
+                connected.settimeout(limit)
                 check_server(connected, self.path)
             except OSError as error:
                 connected.close()
