@@ -43,14 +43,20 @@ def paint(code: str, text: str) -> str:
 
 def folded(words: Sequence[str]) -> list[str]:
     """A command for a reader: in lines of at most WIDTH, each but the last ending as a shell goes on, with ` \\`."""
-    lines = [INDENT + "$ " + words[0]]
-    for n, word in enumerate(words[1:], 2):
-        room = WIDTH if n == len(words) else WIDTH - len(" \\")
-        if len(lines[-1]) + 1 + len(word) > room:
-            lines[-1] += " \\"
-            lines.append(INDENT + " " * 3 + word)
+    parts: list[str] = []
+    for word in words:  # an option and its value stay together
+        if parts and parts[-1].startswith("--") and parts[-1] != "--" and " " not in parts[-1] and word[:1] != "-":
+            parts[-1] += " " + word
         else:
-            lines[-1] += " " + word
+            parts.append(word)
+    lines = [INDENT + "$ " + parts[0]]
+    for n, part in enumerate(parts[1:], 2):
+        room = WIDTH if n == len(parts) else WIDTH - len(" \\")
+        if len(lines[-1]) + 1 + len(part) > room:
+            lines[-1] += " \\"
+            lines.append(INDENT + " " * 4 + part)
+        else:
+            lines[-1] += " " + part
     return lines
 
 
@@ -254,10 +260,11 @@ def tell(story: Story) -> None:
     status = story.ask("status")
     expect(status["state"] == "unsealed", "unseal did not unseal")
     story.saw(f"unsealed in {(time.monotonic() - began) * 1e3:.0f} ms, Argon2id and starting vaultctl included")
-    fallen = [f"{name}: {state}" for name, state in sorted(status["kernel"].items()) if state != "used"]
+    features = status["kernel"]
+    lacking = [f"{name} {state}" for name, state in sorted(features.items()) if state != "used"]
     story.saw(
-        f"of the kernel it uses {len(status['kernel']) - len(fallen)} features, "
-        + (", ".join(fallen) or "all it asks for")
+        f"it uses {len(features) - len(lacking)} of {len(features)} kernel features"
+        + "".join(f", {x}" for x in lacking)
     )
 
     story.step("Two tenants, a key each, from standard input")
