@@ -39,7 +39,7 @@ class Run:
         tenant: the tenant's uid, 16 bytes.
         service: whose grants it leases under.
         uid: the only user id that its token works for.
-        opener_uid: who opened it, and may list and close it too.
+        opener_uid: who opened it, and may list and close it too; see `owners`.
         scope: what may be leased at most.
         opened: boot time.
         opened_wall: wall time, for people.
@@ -124,6 +124,15 @@ class Run:
             return False
         return same_session(facts.session, self.anchor.session) or same_process(facts.process, self.anchor)
 
+    @property
+    def owners(self) -> frozenset[int]:
+        """The uids that see the run, hear of it, and may end it: its opener's, and its own once that has claimed it.
+
+        Not before: else one uid could fill another's listings and pushes with runs that it opens for it.
+        """
+        waiting = self.claimable and self.opener_uid != self.uid
+        return frozenset((self.opener_uid,) if waiting else (self.opener_uid, self.uid))
+
     def allows_child(self, scope: Scope, expires: int) -> bool:
         """Whether a child run with these bounds stays a subset of this one: every bound, and no later end (I6)."""
         return self.live and expires <= self.expires and scope.within(self.scope)
@@ -178,14 +187,12 @@ class Run:
             Invalid: something is missing or malformed.
         """
         try:
-            pid, start_time, inode, session, boot_id = raw["anchor"]
             tenant, token_hash, parent = raw["tenant"], raw["token_hash"], raw["parent"]
             if not (
                 isinstance(tenant, bytes)
                 and isinstance(token_hash, bytes)
                 and (len(tenant), len(token_hash)) == (TENANT_SIZE, TOKEN_SIZE)
                 and str(raw["id"]).startswith(RUN)
-                and (inode is None or isinstance(inode, int))
                 and (parent is None or isinstance(parent, str))
             ):
                 raise Invalid("a stored run is malformed", "")
@@ -199,7 +206,7 @@ class Run:
                 opened=int(raw["opened"]),
                 opened_wall=int(raw["opened_wall"]),
                 expires=int(raw["expires"]),
-                anchor=Process(int(pid), int(start_time), inode, int(session), str(boot_id)),
+                anchor=Process.of(raw["anchor"]),
                 token_hash=token_hash,
                 claimable=bool(raw["claimable"]),
                 confined=bool(raw["confined"]),

@@ -79,7 +79,7 @@ class RunTable:
         self._by_tenant: dict[bytes, dict[str, Run]] = {}
         self._by_anchor: dict[int, dict[str, Run]] = {}
         self._implicit: dict[tuple[bytes, str, int, int], dict[str, Run]] = {}
-        self._by_uid: dict[int, dict[str, Run]] = {}  # under who opened it, and under whom it runs as
+        self._by_uid: dict[int, dict[str, Run]] = {}  # under each of its owners
         self._confined: dict[int, tuple[Process, int]] = {}  # pid -> process, and whose count it is in
         self._left: dict[int, Process] = {}  # session -> the confined process that led it and has ended
         self._heap: list[tuple[int, str]] = []
@@ -173,8 +173,7 @@ class RunTable:
         self._by_hash[run.token_hash] = run
         self._by_tenant.setdefault(run.tenant, {})[run.id] = run
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
-        for uid in {run.uid, run.opener_uid}:
-            self._by_uid.setdefault(uid, {})[run.id] = run
+        self._link_owners(run)
         if run.confined:
             self._confine(run)
         if run.implicit:
@@ -233,20 +232,40 @@ class RunTable:
         run.anchor = facts.process._replace(boot_id=run.anchor.boot_id)
         run.claimable = False
         run.confined = True
+        self._link_owners(run)
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
         self._confine(run)
         return run
 
     def _confine(self, run: Run) -> None:
         """Confine the run's anchor for its life: ending its run must not give a process more than it had in it."""
-        known = self._confined.get(run.anchor.pid)
+        self.confine(run.anchor, run.opener_uid)
+
+    def confine(self, process: Process, opener_uid: int) -> None:
+        """Confine a process for its life; `restore` and `open` do so with their anchors.
+
+        Args:
+            process: alive.
+            opener_uid: whose count it is in: the uid that opened the run that confines it.
+        """
+        known = self._confined.get(process.pid)
         if known is not None:
-            if same_process(known[0], run.anchor):
+            if same_process(known[0], process):
                 return
             self._processes_per_uid.remove(known[1])  # the pid has come to another process, so that one is gone
-        self._confined[run.anchor.pid] = run.anchor, run.opener_uid
-        self._left.pop(run.anchor.pid, None)  # the number is another process's by now, so nobody was left in it
-        self._processes_per_uid.add(run.opener_uid)
+        self._confined[process.pid] = process, opener_uid
+        self._left.pop(process.pid, None)  # the number is another process's by now, so nobody was left in it
+        self._processes_per_uid.add(opener_uid)
+
+    def left_by(self, process: Process) -> None:
+        """A confined process has ended, before a restart or since; whoever it left in its session is still confined."""
+        if same_session(process.session, process.pid) and process.pid not in self._confined:
+            self._left[process.pid] = process
+
+    def still_confines(self, process: Process) -> bool:
+        """Whether this process is confined, or has ended and may have left others behind."""
+        leader = self._left.get(process.pid)
+        return self.confines(process) or (leader is not None and same_process(leader, process))
 
     def process_died(self, process: Process) -> None:
         """A process has ended: it need not be confined any more, but whoever it left in its session still is."""
@@ -254,8 +273,7 @@ class RunTable:
         if known is not None and same_process(known[0], process):
             del self._confined[process.pid]
             self._processes_per_uid.remove(known[1])
-            if same_session(process.session, process.pid):
-                self._left[process.pid] = process
+            self.left_by(process)
 
     @property
     def left(self) -> dict[int, Process]:
@@ -286,13 +304,13 @@ class RunTable:
         return run if run is not None and now.boot < run.expires else None
 
     def owned(self, run_id: str, uid: int, now: Now) -> Run:
-        """The live run with this id when `uid` opened it or runs in it.
+        """The live run with this id when `uid` is one of its owners.
 
         Raises:
             Denied: somebody else's, ended or never there; always the same.
         """
         run = self.get(run_id, now)
-        if run is None or uid not in (run.uid, run.opener_uid):
+        if run is None or uid not in run.owners:
             raise denied()
         return run
 
@@ -301,7 +319,7 @@ class RunTable:
         return [run for run in self._by_tenant.get(tenant, {}).values() if now.boot < run.expires]
 
     def of_uid(self, uid: int, now: Now) -> list[Run]:
-        """The live runs that this uid opened or runs in, oldest first."""
+        """The live runs that this uid owns, oldest first."""
         return [run for run in self._by_uid.get(uid, {}).values() if now.boot < run.expires]
 
     def all(self, now: Now) -> list[Run]:
@@ -335,7 +353,7 @@ class RunTable:
         del self._by_id[run.id]
         del self._by_hash[run.token_hash]
         self._unlink(self._by_tenant, run.tenant, run)
-        for uid in {run.uid, run.opener_uid}:
+        for uid in run.owners:
             self._unlink(self._by_uid, uid, run)
         self._unlink_anchor(run)
         if run.implicit:
@@ -347,6 +365,10 @@ class RunTable:
             self._heap = [(live.expires, live.id) for live in self._by_id.values()]
             heapify(self._heap)
         return True
+
+    def _link_owners(self, run: Run) -> None:
+        for uid in run.owners:
+            self._by_uid.setdefault(uid, {})[run.id] = run
 
     def _unlink_anchor(self, run: Run) -> None:
         self._unlink(self._by_anchor, run.anchor.pid, run)

@@ -56,8 +56,7 @@ class Pushes:
     def _of_run(run: Run) -> tuple[Topic, ...]:
         return (
             Topic("run", run.id),
-            Topic("uid", run.uid),
-            Topic("uid", run.opener_uid),
+            *(Topic("uid", uid) for uid in run.owners),
             Topic("tenant", run.tenant),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -570,7 +571,29 @@ def test_confinement_outlives_the_run(world: World) -> None:
     assert runs.confines(anchor.process)
     world.book.anchor_died(anchor.process)
     assert not runs.confines(anchor.process)
+    assert runs.confining  # it led a session, and may have left others in it
+    assert runs.leader_of(50) == anchor.process
+    assert runs.left == {50: anchor.process}
+    runs.forget_session(50)
     assert not runs.confining
+
+
+def test_sessions_left_behind(world: World) -> None:
+    """A session is remembered when its confined leader ends, and forgotten when its number is another process's."""
+    runs = world.book.runs
+    member = world.peer(1000, 51, session=50)
+    world.open(peer=member, confined=True)
+    world.book.anchor_died(member.process)
+    assert not runs.left  # it led no session
+    leader = world.peer(1000, 50)
+    world.open(peer=leader, confined=True)
+    assert not runs.left
+    world.book.anchor_died(leader.process)
+    assert runs.leader_of(50) == leader.process
+    later = replace(leader, start_time=leader.start_time + 1)
+    world.open(peer=later, confined=True)
+    assert runs.leader_of(50) is None
+    assert runs.confines_session(50)
 
 
 def test_who_claims_a_run_is_confined_to_it(world: World) -> None:
