@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.peers import Peer
-from tests.support.tenants import ACME, AGENT, GLOBEX, RESPONDER, STRANGER, World
+from tests.support.tenants import ACME, AGENT, GLOBEX, MANAGER, NOBODY, RESPONDER, STRANGER, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,3 +90,29 @@ def test_session_outlives_its_anchor(world: World) -> None:
             left.connect()
             assert left.call("lease.acquire", ACME_PROD).code == "denied"
         assert agent.call("lease.acquire", ACME_PROD).tail == ACME
+
+
+def test_runs_opened_for_a_uid_do_not_show_before_it_claims(world: World) -> None:
+    """Opening and closing runs for somebody else's uid changes nothing of what that sees and hears."""
+    with Peer(world.socket, uid=AGENT) as agent, Peer(world.socket, uid=STRANGER) as victim:
+        assert victim.call("subscribe").code == ""
+        before = victim.call("run.list").frame
+        opened = agent.call("run.open", {**OPEN, "uid": STRANGER}).header
+        assert victim.call("run.list").frame == before
+        closed = {agent.call("run.close", {"of_run": opened["run"]}).code}
+        assert closed == {""}
+        own = victim.call("run.open", {"tenant": "globex", "scope": ["openai/*"]}).header
+        victim.call("run.close", run=own["token"])
+        assert victim.push()["run"] == own["run"]
+
+
+@pytest.mark.parametrize("uid", [NOBODY, AGENT, MANAGER])
+@pytest.mark.parametrize("op", ["subscribe", "run.list", "lease.list", "run.close"])
+def test_nobody_fills_the_journal(world: World, uid: int, op: str) -> None:
+    """Asking what costs nothing, over and over, leaves a handful of records."""
+    keys = {"of_run": "run_aaaaaaaaaaaaaaaaaaaa"} if op == "run.close" else {}
+    before = world.journal().count(b"\n")
+    with Peer(world.socket, uid=uid) as peer:
+        for _ in range(300):
+            peer.call(op, keys)
+    assert world.journal().count(b"\n") - before < 100

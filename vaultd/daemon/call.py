@@ -221,6 +221,12 @@ class Call:
             raise Internal("a verb of the vault gave no receipt")
         self.recorded = True
 
+    def counted(self) -> None:
+        """Count this request, whose answer tells a caller of itself alone: a record each would let anybody who can
+        connect fill the disk."""
+        self.engine.refusals.count(self.op, self.facts.uid, self.now.boot)
+        self.recorded = True
+
     def deny(self, reason: str, uid: bytes | None, *, grant: str | None = None, **facts: Any) -> None:
         """Record a denial, or count it when this peer has had enough records of its own in this minute."""
         trail = self.run.tenant if self.run is not None else uid

@@ -11,7 +11,7 @@ from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.reader import Filter, export_header
 from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
-from vaultd.daemon.ops.table import Done, Refused, operation
+from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.readers import Place
 from vaultd.errors import Internal, Invalid, VaultdError
 from vaultd.protocol.operations import MAX_TAIL
@@ -147,6 +147,7 @@ async def _answer(call: Call, uid: bytes, wanted: Filter, deferred: Deferred, *,
         call.failed(error)
         deferred.settle(Refused(error))
     except asyncio.CancelledError:
+        deferred.settle(stopping())
         raise
     except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
         _log.error("a bug in %s: %s", call.op, describe_error(error))
@@ -181,8 +182,7 @@ def _trail_of(call: Call) -> bytes:
 def _recorded(call: Call, uid: bytes, **facts: Any) -> None:
     """Reading a trail is recorded in it, once; further pages and a follower's questions are counted."""
     if "after" in call.keys:
-        call.engine.refusals.count(call.op, call.facts.uid, call.now.boot)
-        call.recorded = True
+        call.counted()
     else:
         call.record(None if uid == SYSTEM_UID else uid, call.event(**facts))
 

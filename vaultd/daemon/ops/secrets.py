@@ -43,8 +43,7 @@ def chunk(call: Call) -> Pending:
     if upload is None:
         raise Invalid("nothing is being uploaded on this connection", "send value.begin first")
     upload.take(call.keys["offset"], call.tail)
-    call.engine.refusals.count(call.op, call.facts.uid, call.now.boot)
-    call.recorded = True
+    call.counted()
     return Done({"received": upload.received})
 
 
