@@ -509,6 +509,7 @@ class Dispatcher:
     def _release_some(self) -> None:
         releasable = self._releasable
         if self._releasing or not releasable:
+            self.on_progress()  # a flush that nobody waited for may have been the last thing that was under way
             return
         started = self._loop.time()
         served: set[int] = set()

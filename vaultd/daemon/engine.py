@@ -123,6 +123,8 @@ class Engine:
         self.refusals = Refusals(self._record_quietly, live.current.audit.throttle_window_seconds * 10**9)
         self.derivations = 0
         self.deriving: dict[int, int] = {}
+        self.waiting: dict[int, Callable[[], None]] = {}
+        """By uid, what gives up a try of a slot's secret that waits for its delay."""
         self.worker = ThreadPoolExecutor(1, "argon2id")
         self.tasks: set[asyncio.Task[None]] = set()
         self.readers = Readers()
@@ -151,6 +153,8 @@ class Engine:
                 timer.cancel()
         for task in self.tasks:
             task.cancel()
+        for give_up in self.waiting.values():
+            give_up()
         self.refusals.drain()
         self.worker.shutdown(wait=True, cancel_futures=True)
 

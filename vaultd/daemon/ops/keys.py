@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.denials import denied
@@ -14,7 +15,7 @@ from vaultd.crypto.memory import SecretBytes
 from vaultd.crypto.slots import SlotKind
 from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
-from vaultd.daemon.ops.table import Done, Refused, Stopped, operation
+from vaultd.daemon.ops.table import Done, Refused, Stopped, operation, stopping
 from vaultd.daemon.processes import parent_of
 from vaultd.errors import Busy, Denied, Internal, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
 from vaultd.names import tenant_name
@@ -123,11 +124,8 @@ def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
     engine.deriving[uid] = 1
 
     def begin() -> None:
-        try:
-            future = engine.worker.submit(ledger.derive, secret, kind)
-        except RuntimeError:  # the daemon is stopping: nobody waits for the answer
-            secret.wipe()
-            return
+        engine.waiting.pop(uid, None)
+        future = engine.worker.submit(ledger.derive, secret, kind)
         future.add_done_callback(lambda done: engine.loop.call_soon_threadsafe(finished, done))
 
     def finished(future: Future[tuple[Slot, Key]]) -> None:
@@ -140,6 +138,8 @@ def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
     def answer(future: Future[tuple[Slot, Key]]) -> None:
         try:
             deferred.settle(_settled(call, future, proven))
+        except CancelledError:
+            deferred.settle(stopping())
         except VaultdError as error:
             call.failed(error)
             deferred.settle(Refused(error))
@@ -149,8 +149,14 @@ def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
                 Refused(Internal("an unexpected error in the daemon", "its log says where; please report it"))
             )
 
+    def give_up() -> None:
+        timer.cancel()
+        secret.wipe()
+        deferred.settle(stopping())
+
     if wait:
-        engine.loop.call_later(wait / 1e9, begin)
+        timer = engine.loop.call_later(wait / 1e9, begin)
+        engine.waiting[uid] = give_up
     else:
         begin()
     return deferred
@@ -307,6 +313,8 @@ def slot_add(call: Call) -> Pending | Deferred:
             slot = done.result()
             call.staged(engine.unsealed().add_slot(slot, actor=call.actor))
             deferred.settle(Done({"slot": slot.id}))
+        except CancelledError:
+            deferred.settle(stopping())
         except VaultdError as error:
             call.failed(error)
             deferred.settle(Refused(error))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vaultd.access.denials import denied
 from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
-from vaultd.daemon.ops.table import Done, Refused, operation
+from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.ops.values import value_of
 from vaultd.errors import Internal, NotFound, VaultdError
 from vaultd.names import secret_name, tenant_name
@@ -54,6 +54,7 @@ async def _drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending],
         deferred.settle(Refused(error))
     except asyncio.CancelledError:
         slices.close()
+        deferred.settle(stopping())
         raise
     except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
         _log.error("a bug in %s: %s", call.op, describe_error(error))

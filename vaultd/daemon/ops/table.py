@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from vaultd.daemon.dispatch import Answer, Deferred, Pending
-from vaultd.errors import Internal, VaultdError
+from vaultd.errors import Internal, Unavailable, VaultdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultd.daemon.call import Call
 
-__all__ = ["TABLE", "Done", "Operation", "Refused", "Stopped", "operation"]
+__all__ = ["TABLE", "Done", "Operation", "Refused", "Stopped", "operation", "stopping"]
 
 Operation: TypeAlias = "Callable[[Call], Pending | Deferred]"
 
@@ -75,3 +75,8 @@ class Refused:
     def complete(self, error: VaultdError | None) -> Answer:
         """Raise the refusal; a failed flush speaks first."""
         raise error or self._error
+
+
+def stopping() -> Refused:
+    """What a request that still waited for something hears when the daemon stops."""
+    return Refused(Unavailable("the daemon is stopping", "try again when it is back"))
