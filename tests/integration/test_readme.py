@@ -114,5 +114,5 @@ def test_embedded(tmp_path: Path) -> None:
         "value": b"sk-embedded",
         "use": lambda view: used.append(bytes(view)),
     }
-    exec(example("Embedded", 6), names)
+    exec(example("Embedded", 6), names)  # noqa: S102 - the program under test
     assert used == [b"sk-embedded"]
