@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["PeerFacts", "Process", "same_process", "same_session"]
 
@@ -24,6 +27,14 @@ class Process(NamedTuple):
     pidfd_inode: int | None
     session: int
     boot_id: str = ""
+
+    @classmethod
+    def of(cls, raw: Iterable[Any]) -> Process:
+        """Back from the list that was stored. Raises TypeError or ValueError for anything else."""
+        pid, start_time, inode, session, boot_id = raw
+        if inode is not None:
+            inode = int(inode)
+        return cls(int(pid), int(start_time), inode, int(session), str(boot_id))
 
 
 def same_process(one: Process, other: Process) -> bool:
