@@ -55,6 +55,8 @@ FRAME = bytes(encode_request(1, "lease.acquire", {"secret": "openai/prod"}, run=
 class File:
     """A ledger that appends and flushes a real file."""
 
+    halted = False
+
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._staged: list[bytes] = []

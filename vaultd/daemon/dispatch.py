@@ -175,8 +175,13 @@ class Committer(Protocol):
         """Whether anything is staged that no `take` has taken."""
         ...
 
+    @property
+    def halted(self) -> bool:
+        """Whether a write failed, of whoever made it: nothing that was staged and not written will be."""
+        ...
+
     def take(self) -> Any:
-        """Everything staged so far, as one batch."""
+        """The next batch of what is staged; all of it, unless `dirty` says that there is more."""
         ...
 
     def write(self, batch: Any) -> None:
@@ -334,6 +339,7 @@ class Dispatcher:
         self._group: list[Ticket] = []
         self._releasable: FairQueue[Ticket] = FairQueue()
         self._flushing = False
+        self._halted = False
         self._inline_cost = inline_cost
         self._last_flush = 0.0
         self._last_uid = -1
@@ -469,10 +475,14 @@ class Dispatcher:
             batch = self._committer.take() if self._committer.dirty else None
             if batch is None:
                 # Whatever these answers show was staged earlier and is durable: the last flush has ended.
-                self._release(group, None)
+                self._release(group, self._failed_meanwhile())
                 break
             self._flushing = True
-            if self._last_flush >= self._inline_cost or len(group) > INLINE_GROUP:
+            many = len(group) > INLINE_GROUP
+            if self._committer.dirty:
+                # More was staged than this batch holds, and nobody knows for whom: all wait for the last of it.
+                self._group, group = group, []
+            if self._last_flush >= self._inline_cost or many:
                 self._thread.submit(batch, partial(self._flushed, batch, group))
                 break
             self._finish(batch, group, *timed_write(self._committer.write, batch))
@@ -489,11 +499,19 @@ class Dispatcher:
         if error is None:
             self._release(group, None)
             return
+        self._halted = True
         _log.error("a flush failed: %s", describe(error))
         # What was decided meanwhile is staged behind it, and will never be written either.
         group += self._group
         self._group = []
-        self._release(group, Halted("a durable write failed", "make room or repair the disk, then restart the daemon"))
+        self._release(group, _halted())
+
+    def _failed_meanwhile(self) -> VaultdError | None:
+        """What answers are told that were decided before somebody else's flush (sealing makes its own) failed."""
+        if self._halted or not self._committer.halted:
+            return None
+        self._halted = True
+        return _halted()
 
     # -- answers
 
@@ -609,6 +627,10 @@ class Dispatcher:
 def _as_internal(error: BaseException, op: str) -> Internal:
     _log.error("a bug in %s: %s", op, describe(error))
     return Internal("an unexpected error in the daemon", "its log says where; please report it")
+
+
+def _halted() -> Halted:
+    return Halted("a durable write failed", "make room or repair the disk, then restart the daemon")
 
 
 def _give_up(connection: Connection, error: Exception) -> None:

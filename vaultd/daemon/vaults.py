@@ -127,8 +127,14 @@ class VaultHolder:
         ledger = self.ledger
         return ledger is not None and not ledger.halted and ledger.dirty
 
+    @property
+    def halted(self) -> bool:
+        """Whether a flush failed, of the dispatcher's or one of the vault's own."""
+        ledger = self.ledger
+        return ledger is not None and ledger.halted
+
     def take(self) -> Any:
-        """Everything staged so far, as one batch."""
+        """The next batch of what is staged: a change of the keyring ends one."""
         ledger = self.ledger
         batch = ledger.take() if ledger is not None else None
         self._flying = batch is not None
