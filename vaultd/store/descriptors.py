@@ -68,7 +68,8 @@ def checked_directory(fd: int, shown: str, owner: int) -> os.stat_result:
     Raises:
         ConfigError: it is not.
     """
-    facts = os.fstat(fd)
+    with system_errors("look at", shown):
+        facts = os.fstat(fd)
     if facts.st_uid != owner:
         raise ConfigError(
             f"{shown} belongs to uid {facts.st_uid}, not to uid {owner}", "run as its owner, or change the owner"
@@ -86,7 +87,8 @@ def checked_file(fd: int, shown: str, owner: int) -> os.stat_result:
     Raises:
         ConfigError: it is not. A second name (hard link) would let somebody keep or change what we think is ours alone.
     """
-    facts = os.fstat(fd)
+    with system_errors("look at", shown):
+        facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode):
         raise ConfigError(f"{shown} is not a regular file", "a vault holds regular files and directories only")
     if facts.st_uid != owner:
@@ -105,5 +107,7 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)
+        if not written:  # no local file system does; one that did must not keep us here for ever
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         view = view[written:]
         offset += written

@@ -65,8 +65,9 @@ class DirectoryAppendFile:
 
     def check(self) -> None:
         try:
-            facts = self._store._stat(self._path)
-        except (NotFound, FileNotFoundError):
+            with system_errors("look at", self._shown):
+                facts = self._store._stat(self._path)
+        except NotFound:
             raise _tampered(self._shown, "is gone") from None
         if (facts.st_dev, facts.st_ino) != self._identity:
             raise _tampered(self._shown, "was replaced by another file")

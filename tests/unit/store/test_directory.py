@@ -527,3 +527,26 @@ def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
         assert reader.read("theirs", 1) == b"1"
         with pytest.raises(ConfigError, match="belongs to uid 0"):
             reader.read("mine", 1)
+
+
+def test_whatever_the_system_refuses_is_a_store_error(vault: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at an open file can fail as well; and a write that takes nothing is an error, not an endless loop."""
+    vault.create("file", b"x")
+    file = vault.append("file")
+
+    def refuse(*arguments: object, **options: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", refuse)
+        with pytest.raises(StoreError, match=r"cannot look at .*input/output error"):
+            vault.read("file", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(StoreError, match=r"cannot look at .*input/output error"):
+            file.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *arguments: 0)
+        with pytest.raises(StoreError, match="input/output error"):
+            file.append(b"y")
+    file.close()
