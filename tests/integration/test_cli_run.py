@@ -208,17 +208,35 @@ def test_a_refused_run_starts_nothing(acme: Daemon, start: Callable[..., Any], t
     assert not leases(acme)
 
 
-def test_a_daemon_that_ends_and_comes_back_without_the_run_ends_the_command(
-    acme: Daemon, start: Callable[..., Any]
-) -> None:
-    """The command goes on while the daemon is away and sealed, and ends when it says that the run is no more."""
-    process, _ = running(start)
-    acme.stop()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_outlives_the_daemon(acme: Daemon, start: Callable[..., Any], number: int) -> None:
+    """The command goes on while the daemon is away and sealed; then its lease is taken anew, and can be taken back."""
+    process, pid = running(start)
+    before = leases(acme)
+    acme.stop(number)
     acme.start()
-    time.sleep(1)
+    acme.unseal()
+    wait_for("the lease taken anew", lambda: leases(acme))
+    (lease,) = leases(acme)
+    assert lease["lease"] != before[0]["lease"]
+    assert lease["run"] == before[0]["run"]
+    assert [run["anchor"]["pid"] for run in acme.admin.pages("run.list")] == [pid]
+    assert process.poll() is None
+    acme.admin.call("lease.revoke", {"of_run": lease["run"]})
+    assert process.wait(timeout=20) == 143
+
+
+def test_a_daemon_that_comes_back_without_the_run_ends_the_command(acme: Daemon, start: Callable[..., Any]) -> None:
+    """A run whose time is up while the daemon is away is ended and recorded when that is unsealed, and its command."""
+    process, _ = running(start, "--ttl", "2s")
+    acme.stop()
+    time.sleep(2)  # the run's own time, on the kernel's clock
+    acme.start()
     assert process.poll() is None
     acme.unseal()
     assert process.wait(timeout=20) == 143
+    ends = [json.loads(line)["body"] for line in acme.admin.audit_lines("audit.show", {"tenant": "acme"})]
+    assert [body["reason"] for body in ends if body["kind"] == "run.ended"] == ["expired"]
 
 
 @pytest.mark.needs_root

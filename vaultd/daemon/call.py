@@ -12,6 +12,8 @@ from vaultd.errors import Denied, Halted, Internal, Invalid, NotFound, Sealed, V
 from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vaultd.access.instants import Now
     from vaultd.access.run import Run
     from vaultd.access.services import Service
@@ -209,9 +211,9 @@ class Call:
             facts.setdefault("run", self.run.id)
         return Event(self.op, outcome, self.actor, **facts)
 
-    def record(self, uid: bytes | None, event: Event) -> Receipt:
-        """Stage a record in the tenant's trail, or in the system's with None."""
-        receipt = self.engine.record(event, uid)
+    def record(self, uid: bytes | None, event: Event, *, keep: Sequence[Run] = ()) -> Receipt:
+        """Stage a record in the tenant's trail, or in the system's with None; `keep` as in `Engine.record`."""
+        receipt = self.engine.record(event, uid, keep=keep)
         self.recorded = True
         return receipt
 

@@ -25,13 +25,14 @@ from vaultd.crypto.kdf import RFC_9106_LOW, Profile
 from vaultd.daemon import zones
 from vaultd.daemon.call import Call
 from vaultd.daemon.confinement import Confinement
+from vaultd.daemon.kept import KeptRuns
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
 from vaultd.errors import Halted, NotFound, Sealed, Uninitialised, VaultdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vaultd.access.facts import Process
     from vaultd.access.leases import Lease
@@ -133,6 +134,7 @@ class Engine:
         self._grants: dict[bytes, GrantTable] = {}
         self._anchors: dict[str, Watch] = {}
         self._confined: dict[Process, Watch] = {}
+        self.kept = KeptRuns(self)
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -333,8 +335,14 @@ class Engine:
 
     # -- records
 
-    def record(self, event: Event, uid: bytes | None = None) -> Receipt:
+    def record(
+        self, event: Event, uid: bytes | None = None, *, keep: Iterable[Run] = (), ended: Iterable[Run] = ()
+    ) -> Receipt:
         """Stage a record in a tenant's trail, or in the system's.
+
+        Args:
+            keep: runs that are kept over a restart with this record, anew or as they have become.
+            ended: runs whose end this is the record of.
 
         Raises:
             Uninitialised: there is no journal yet.
@@ -343,7 +351,8 @@ class Engine:
         ledger = self.vaults.ledger
         if ledger is None:
             raise Uninitialised("there is no vault yet", "make one: vaultctl init")
-        return ledger.stage(event, tenant=uid)
+        kept = self.kept.record(event, uid, keep, ended) if keep or ended else None
+        return kept if kept is not None else ledger.stage(event, tenant=uid)
 
     def _record_quietly(self, event: Event, uid: bytes | None) -> None:
         """A count: lost when there is no journal to write it to, as is every request that it counts."""
@@ -355,10 +364,10 @@ class Engine:
         ledger.stage(event, tenant=uid)
         self.commit_soon()
 
-    def try_record(self, event: Event, uid: bytes | None = None) -> bool:
+    def try_record(self, event: Event, uid: bytes | None = None, *, ended: Iterable[Run] = ()) -> bool:
         """Record that harm was stopped; False when that cannot be recorded any more."""
         try:
-            self.record(event, uid)
+            self.record(event, uid, ended=ended)
         except (Halted, Uninitialised):
             return False
         return True
@@ -376,11 +385,17 @@ class Engine:
         if before is not None:
             before.cancel()
         held = self._anchors[run.id].process
-        if run.confined and held is not None and run.anchor not in self._confined:
+        if run.confined and held is not None:
             # Confinement outlives the run: who could end its run and be free of it would have more than the run gave.
-            anchor = run.anchor
-            self._confined[anchor] = self.server.watcher.watch(held, lambda: self._confined_died(anchor))
+            self.watch_confined(run.anchor, held)
         self.schedule()
+
+    def watch_confined(self, process: Process, held: HeldProcess) -> bool:
+        """Free a confined process when it has ended; takes `held`, the same one, over, or says that it did not."""
+        if process in self._confined:
+            return False
+        self._confined[process] = self.server.watcher.watch(held, lambda: self._confined_died(process))
+        return True
 
     def _confined_died(self, process: Process) -> None:
         self._confined.pop(process, None)
@@ -404,6 +419,7 @@ class Engine:
             if reason != "released":
                 self.pushes.lease_revoked(lease, reason)
         for run in ended.runs:  # after its leases: who listens to one run hears nothing any more once it has ended
+            self.kept.ended(run)
             watch = self._anchors.pop(run.id, None)
             if watch is not None:
                 watch.cancel()
@@ -411,20 +427,21 @@ class Engine:
         recorded = True
         if not quiet and ended.runs:
             for uid in {run.tenant for run in ended.runs}:
-                runs = [run.id for run in ended.runs if run.tenant == uid]
+                theirs = [run for run in ended.runs if run.tenant == uid]
+                runs = [run.id for run in theirs]
                 leases = sum(1 for lease in ended.leases if lease.run.tenant == uid)
                 event = Event(
                     "run.ended", "ok", _VAULTD, reason=reason, run=runs[0] if len(runs) == 1 else None, total=leases,
                     extra={"runs": runs[:256], "ended": len(runs)},
                 )  # fmt: skip
-                recorded = self._try_record_ending(event, uid) and recorded
+                recorded = self._try_record_ending(event, uid, theirs) and recorded
         self.schedule()
         return recorded
 
-    def _try_record_ending(self, event: Event, uid: bytes) -> bool:
+    def _try_record_ending(self, event: Event, uid: bytes, runs: list[Run]) -> bool:
         ledger = self.vaults.ledger
         known = ledger is not None and ledger.state == "unsealed" and ledger.keyring.entry(uid) is not None
-        return self.try_record(event, uid if known else None)
+        return self.try_record(event, uid if known else None, ended=runs)
 
     def schedule(self) -> None:
         """Wake up when the next lease, run or ticket runs out."""

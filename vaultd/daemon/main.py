@@ -136,6 +136,7 @@ async def serve(
                 watch.close()
             engine.stop()
             await server.stop()
+            engine.kept.keep_counts()
     finally:
         vaults.close()
 

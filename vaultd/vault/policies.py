@@ -107,4 +107,8 @@ class PolicyVerbs(Core):
         """
         records: list[dict[str, Any]] = [{"op": "run", "run": dict(run)} for run in keep]
         records += [{"op": "unrun", "id": run_id} for run_id in dict.fromkeys(drop) if run_id in self.system.runs]
-        return self._change(event, system=records, trail=None if tenant is None else self.uid(tenant))
+        if isinstance(tenant, str):
+            tenant = self.uid(tenant)
+        elif tenant is not None:
+            self._entry(tenant)  # a deleted tenant's trail goes on while it is kept
+        return self._change(event, system=records, trail=tenant)

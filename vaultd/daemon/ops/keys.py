@@ -198,6 +198,7 @@ def unseal(call: Call) -> Pending | Deferred:
             elif barrier.sealed:
                 report = barrier.unseal(slot, key, actor=actor)
                 engine.load_services()
+                engine.kept.restore()
                 keys["recovered"] = dict(report.public())
         except BaseException:
             holder.close()
@@ -258,7 +259,8 @@ def seal(call: Call) -> Pending | Deferred:
         engine.refusals.drain()
         actor, recorded = call.actor, False
         if ended:
-            engine.try_record(Event("run.ended", "ok", actor, reason="vault-sealed", total=len(ended.runs)))
+            event = Event("run.ended", "ok", actor, reason="vault-sealed", total=len(ended.runs))
+            engine.try_record(event, ended=ended.runs)
         try:
             recorded = barrier.seal(actor=actor)
         except VaultdError as error:
@@ -285,7 +287,7 @@ def _seal_tenant(call: Call, name: str) -> Pending:
         event = call.event(
             reason="tenant-sealed", total=len(ended.leases), extra={"runs": [r.id for r in ended.runs[:256]]}
         )
-        engine.try_record(event._replace(kind="lease.revoke"), uid)
+        engine.try_record(event._replace(kind="lease.revoke"), uid, ended=ended.runs)
     engine.forget_grants(uid)
     engine.pushes.tenant_sealed(uid, name)
     return Stopped(recorded=receipt is not None)

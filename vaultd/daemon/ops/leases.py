@@ -142,7 +142,7 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
         extra={"grant": lease.grant, "ttl": decision.ttl},
         secret_id=ref.secret_id,
     )
-    receipt = call.record(uid, event)
+    receipt = call.record(uid, event, keep=engine.kept.charged(run, decision.grant))
     keys: dict[str, Any] = {
         "lease": lease.id,
         "run": run.id,
@@ -286,7 +286,7 @@ def _revoked(call: Call, ended: Ended, uid: bytes, **facts: Any) -> Pending:
     engine = call.engine
     runs = sorted({lease.run.id for lease in ended.leases} | {run.id for run in ended.runs})
     facts["extra"] = {"runs": runs[:256], "run_count": len(runs)}
-    recorded = engine.try_record(call.event(total=len(ended.leases), **facts), uid)
+    recorded = engine.try_record(call.event(total=len(ended.leases), **facts), uid, ended=ended.runs)
     call.recorded = True
     engine.ended(ended, "revoked", quiet=True)
     return Stopped({"revoked": len(ended.leases)}, recorded=recorded)

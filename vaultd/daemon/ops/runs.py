@@ -87,7 +87,7 @@ def open_run(call: Call) -> Pending:
     engine.watch_anchor(run, anchor)
     seconds = (run.expires - call.now.boot) // SECOND
     extra = {"anchor": run.anchor.pid, "scope": [str(m.text) for m in scope.patterns], "ttl": seconds, "uid": run.uid}
-    call.record(uid, call.event(run=run.id, purpose=purpose_name, extra=extra))
+    call.record(uid, call.event(run=run.id, purpose=purpose_name, extra=extra), keep=(run,))
     return Opened(call, opened, {"run": run.id, "expires_in": seconds})
 
 
@@ -151,7 +151,7 @@ def claim(call: Call) -> Pending:
     process = call.connection.peer_process().dup()
     engine.book.claim(token, call.facts, call.now)
     engine.watch_anchor(run, process)
-    call.record(run.tenant, call.event(extra={"claimed": True, "anchor": run.anchor.pid}))
+    call.record(run.tenant, call.event(extra={"claimed": True, "anchor": run.anchor.pid}), keep=(run,))
     return Done(_about(call, run, claimed=True))
 
 
@@ -205,7 +205,7 @@ def close(call: Call) -> Pending:
     ended = engine.book.end_run(run)
     engine.ended(ended, "closed", quiet=True)
     event = call.event(run=run.id, total=len(ended.leases))
-    recorded = engine.try_record(event, run.tenant)
+    recorded = engine.try_record(event, run.tenant, ended=ended.runs)
     call.recorded = True
     return Stopped({"revoked": len(ended.leases)}, recorded=recorded)
 

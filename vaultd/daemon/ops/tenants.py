@@ -73,7 +73,7 @@ def delete(call: Call) -> Pending | Deferred:
     if call.keys["confirm"] != name:
         raise Invalid("the confirmation is not the tenant's name", f"repeat it: --yes {name}")
     uid = barrier.uid(name)
-    engine.ended(engine.book.revoke_tenant(uid, call.now), "tenant-deleted", quiet=True)
+    engine.ended(engine.book.revoke_tenant(uid, call.now), "tenant-deleted")
     deleted = barrier.delete_tenant(uid, actor=call.actor, with_audit=call.keys.get("with_audit", False))
     call.staged(deleted.receipt)
     engine.forget_grants(uid)

@@ -1,0 +1,226 @@
+"""Runs that outlive the daemon: what is kept of them in the vault, and how they come back.
+
+A run is kept with the record of its opening, in the line that vouches for both, so that nothing has to be flushed
+twice; it is dropped with the record of its end. After a restart, when the vault is unsealed, each run's anchor is
+identified again: the runs of those that live go on, the others are ended and recorded then. Leases are not kept: who
+held one takes it anew.
+
+Uses are kept with each acquisition under a grant (or in a run) that bounds them, so that no crash gives any back; what
+is only counted for people is kept when the daemon stops in order.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaultd.access.kept import Confined, kept_run
+from vaultd.access.run import Run
+from vaultd.audit.body import Actor, Event
+from vaultd.daemon.processes import boot_id, number_is_anothers, reidentify, sessions
+from vaultd.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vaultd.access.facts import Process
+    from vaultd.access.grants import Grant
+    from vaultd.access.instants import Now
+    from vaultd.audit.receipt import Receipt
+    from vaultd.daemon.engine import Engine
+    from vaultd.daemon.processes import HeldProcess
+    from vaultd.vault.barrier import Barrier
+
+__all__ = ["KeptRuns", "Restored"]
+
+_log = logging.getLogger(__name__)
+
+_VAULTD = Actor("system")
+
+
+class Restored(NamedTuple):
+    """What became of the kept runs: how many go on, and how many have ended while nobody watched."""
+
+    runs: int
+    ended: int
+
+
+class KeptRuns:
+    """Keeps the engine's runs in the vault and brings them back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._boot = boot_id()
+        self._counted: dict[str, Run] = {}  # whose uses have changed since they were kept
+        self._confined: dict[str, Process] = {}  # those that are kept; one that has ended goes with the next record
+
+    # -- keeping
+
+    def record(self, event: Event, uid: bytes | None, keep: Iterable[Run], ended: Iterable[Run]) -> Receipt | None:
+        """Record an event, and in the same line keep runs and drop those that have ended.
+
+        Returns:
+            None when nothing of that is kept, or can be: then the event is still to be recorded.
+
+        Raises:
+            Halted: nothing can be recorded any more.
+        """
+        barrier = self._engine.vaults.barrier
+        if barrier is None or barrier.sealed:
+            return None
+        kept = [kept_run(run, self._boot) for run in keep if run.live and not run.implicit]
+        dropped = []
+        for run in ended:
+            if not run.implicit:
+                dropped.append(run.id)
+                kept += self._still_confined(run)
+        if not kept and not any(one in barrier.runs() for one in dropped):
+            return None
+        free = [one for one, process in self._confined.items() if not self._engine.book.runs.still_confines(process)]
+        receipt = barrier.keep_runs(event, tenant=uid, keep=kept, drop=[*dropped, *free])
+        for gone in free:
+            del self._confined[gone]
+        for one in kept:
+            self._counted.pop(one["id"], None)
+        return receipt
+
+    def _still_confined(self, run: Run) -> list[dict[str, Any]]:
+        if run.confined and self._engine.book.runs.still_confines(run.anchor):
+            confined = Confined(run.anchor._replace(boot_id=self._boot), run.opener_uid)
+            self._confined[confined.id] = run.anchor
+            return [confined.to_dict()]
+        return []
+
+    def charged(self, run: Run, grant: Grant | None) -> tuple[Run, ...]:
+        """A run was charged an acquisition: what is to be kept with the record of it."""
+        if run.implicit:
+            return ()
+        if (grant is None or grant.max_uses is None) and run.scope.max_uses is None:
+            self._counted[run.id] = run
+            return ()
+        return (run,)
+
+    def ended(self, run: Run) -> None:
+        """A run has ended; its record drops it."""
+        self._counted.pop(run.id, None)
+
+    def keep_counts(self) -> None:
+        """Keep what was counted since: the daemon is stopping, and the last request was answered."""
+        counted = [run for run in self._counted.values() if run.live]
+        if counted and self._engine.vaults.state == "unsealed":
+            self.record(Event("run.kept", "ok", _VAULTD, total=len(counted)), None, counted, ())
+
+    # -- coming back
+
+    def restore(self) -> Restored:
+        """Take the kept runs over from the vault that was just unsealed; those that are over end here, on the record.
+
+        Raises:
+            Halted: their ends cannot be recorded.
+        """
+        engine = self._engine
+        barrier, now = engine.unsealed(), engine.now()
+        over: dict[tuple[bytes | None, str], list[str]] = {}
+        confined: list[dict[str, Any]] = []
+        runs = 0
+        for kept, raw in list(barrier.runs().items()):
+            try:
+                if Confined.names(kept):
+                    found = Confined.from_dict(raw)
+                    if not self._confine(found):
+                        over.setdefault((None, "process"), []).append(kept)
+                    continue
+                run = Run.from_dict(raw)
+            except Invalid as error:
+                _log.error("%s: it is dropped", error.message)
+                over.setdefault((None, "malformed"), []).append(kept)
+                continue
+            if engine.book.runs.get(run.id, now) is not None:
+                continue
+            held = self._identify(run)
+            reason = self._why_over(barrier, run, held, now)
+            if reason is None and held is not None:
+                run.anchor = run.anchor._replace(boot_id="")
+                engine.book.runs.restore(run)
+                engine.watch_anchor(run, held)
+                runs += 1
+                continue
+            if held is not None:
+                held.close()
+            if run.confined:
+                stays = Confined(run.anchor, run.opener_uid)
+                if self._confine(stays):
+                    confined.append(stays.to_dict())
+            trail = run.tenant if barrier.ledger.keyring.entry(run.tenant) is not None else None
+            over.setdefault((trail, reason or "anchor-died"), []).append(run.id)
+        ended = self._record_ends(barrier, over, confined)
+        if runs or ended:
+            _log.info("%d runs go on, %d have ended meanwhile", runs, ended)
+            engine.record(Event("run.restored", "ok", _VAULTD, total=runs))
+        engine.schedule()
+        return Restored(runs, ended)
+
+    def _identify(self, run: Run) -> HeldProcess | None:
+        try:
+            return reidentify(run.anchor, self._engine.kernel)
+        except OSError as error:  # out of descriptors, say: what cannot be watched must not go on
+            _log.error("the anchor of a kept run cannot be identified: %s", error.strerror)
+            return None
+
+    def _why_over(self, barrier: Barrier, run: Run, held: HeldProcess | None, now: Now) -> str | None:
+        """Why a kept run does not go on, as the constant word of its record; None when it does."""
+        entry = barrier.ledger.keyring.entry(run.tenant)
+        if run.anchor.boot_id != self._boot:
+            return "rebooted"  # and its deadline is of another clock
+        if held is None:
+            return "anchor-died"
+        if now.boot >= run.expires:
+            return "expired"
+        if entry is None or entry.deleted:
+            return "tenant-deleted"
+        if run.tenant in barrier.system.sealed:
+            return "tenant-sealed"
+        if self._engine.services.get(run.service) is None:
+            return "service-removed"
+        return None
+
+    def _confine(self, found: Confined) -> bool:
+        """Confine a process again, or whom it left in its session; False when nobody is left."""
+        if found.process.boot_id != self._boot:
+            return False
+        process = found.process._replace(boot_id="")
+        self._confined.pop(found.id, None)
+        runs = self._engine.book.runs
+        held = reidentify(found.process, self._engine.kernel)
+        if held is not None:
+            runs.confine(process, found.opener_uid)
+            if not self._engine.watch_confined(process, held):
+                held.close()
+            self._confined[found.id] = process
+            return True
+        if process.session != process.pid or process.session not in sessions() or number_is_anothers(process):
+            return False
+        runs.left_by(process)
+        self._confined[found.id] = process
+        return True
+
+    def _record_ends(
+        self,
+        barrier: Barrier,
+        over: Mapping[tuple[bytes | None, str], list[str]],
+        confined: Iterable[dict[str, Any]],
+    ) -> int:
+        """Record the ends, one record a tenant and reason, and drop what has ended. Returns how many runs that is."""
+        ended, keep = 0, list(confined)
+        for (uid, reason), ids in over.items():
+            if reason == "process":
+                event = Event("run.unconfined", "ok", _VAULTD, total=len(ids))
+            else:
+                ended += len(ids)
+                event = Event(
+                    "run.ended", "ok", _VAULTD, reason=reason, run=ids[0] if len(ids) == 1 else None,
+                    extra={"runs": ids[:256], "ended": len(ids)},
+                )  # fmt: skip
+            barrier.keep_runs(event, tenant=uid, keep=keep, drop=ids)
+            keep = []
+        return ended
