@@ -5,12 +5,13 @@ Loads neither click nor the client, so that a failure costs no more than a succe
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TextIO
 
 from vaultd.protocol.codes import exit_code
 
-__all__ = ["CliError", "Stopped", "describe", "plain", "report"]
+__all__ = ["CliError", "Stopped", "describe", "plain", "prose", "report"]
 
 _HINTS = {
     "invalid": "see 'vaultctl --help'",
@@ -64,6 +65,23 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def prose(text: str, stream: TextIO) -> str:
+    """Words as they fit a terminal, going on below indented; elsewhere, where programs read too, one line as ever."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError, AttributeError):
+        width = 0
+    if width < 40 or len(text) <= width:
+        return text
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1].strip() and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("  " + word)
+        else:
+            lines[-1] += (" " if lines[-1].strip() else "") + word
+    return "\n".join(lines)
+
+
 def _errno_words(error: OSError) -> str:
     words = (error.strerror or type(error).__name__).lower()
     return f"{error.filename}: {words}" if error.filename is not None else words
@@ -103,9 +121,13 @@ def report(error: Exception, *, as_json: bool, stream: TextIO | None = None, col
 
         text = json.dumps({"error": {"code": code, "message": message, "hint": hint}}) + "\n"
     else:
-        red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
-        text = f"vaultctl: {red}error:{off} {plain(message)}\n"
-        text += f"{dim}hint:{off} {plain(hint)}\n"
+        error_lines, hint_lines = (
+            prose(f"{head} {plain(words)}", stream) for head, words in (("vaultctl: error:", message), ("hint:", hint))
+        )
+        if colour:
+            error_lines = error_lines.replace("error:", "\x1b[31merror:\x1b[0m", 1)
+            hint_lines = hint_lines.replace("hint:", "\x1b[2mhint:\x1b[0m", 1)
+        text = f"{error_lines}\n{hint_lines}\n"
     try:
         stream.write(text)
         stream.flush()

@@ -72,7 +72,8 @@ def add(
     if expires is not None:
         keys["expires"] = instant(expires, "--expires", now=time.time())
     reply = app.call("grant.add", keys).keys
-    app.out.done(f"{reply['grant']}: {service} may, for {tenant}", {**keys, **reply})
+    what = f"{', '.join(can) or 'lease'} {', '.join(secrets)} of {tenant}"
+    app.out.done(f"{reply['grant']}: {service} may {what}", {**keys, **reply})
     example = secrets[0] if "*" not in secrets[0] else "SECRET"
     app.out.next(f"vaultctl explain {tenant} {example} --service {service}")
 

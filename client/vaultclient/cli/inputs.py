@@ -7,6 +7,7 @@ included; a passphrase loses one trailing newline, so that `echo` and an editor 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import stat
@@ -86,7 +87,7 @@ def value(file: str | None, question: str, *, strip_newline: bool = False) -> by
     """
     if file is None and sys.stdin is not None and not sys.stdin.closed and not os.isatty(_stdin()):
         file = "-"
-    data = prompt(question, MAX_VALUE) if file is None else read_file(file, MAX_VALUE, "the value")
+    data = prompt(question, MAX_VALUE, instead="--file") if file is None else read_file(file, MAX_VALUE, "the value")
     if strip_newline:
         _strip_newline(data)
     if not data:
@@ -137,9 +138,9 @@ def slot_secret(
         kind, secret = "passphrase", read_file(passphrase_file, _MAX_PASSPHRASE, "the passphrase")
         _strip_newline(secret)
     else:
-        kind, secret = "passphrase", prompt(question, _MAX_PASSPHRASE)
+        kind, secret = "passphrase", prompt(question, _MAX_PASSPHRASE, instead="--passphrase-file")
         if confirm:
-            again = prompt(f"{question}, again", _MAX_PASSPHRASE)
+            again = prompt(f"{question}, again", _MAX_PASSPHRASE, instead="--passphrase-file")
             same = again == secret
             wipe(again)
             if not same:
@@ -162,7 +163,20 @@ def _warn_if_open(path: str, out: Output) -> None:
         out.warn(f"{path} can be read by others than its owner: chmod 600 it")
 
 
-def prompt(question: str, limit: int) -> bytearray:
+def _terminal() -> int:
+    """A descriptor of the person's terminal: the session's own, or else standard input where that is one.
+
+    A session begun by `su -c` has no terminal of its own, though a person sits there.
+    """
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        if not os.isatty(0) or fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise
+        return os.dup(0)
+
+
+def prompt(question: str, limit: int, *, instead: str) -> bytearray:
     """One line from the terminal, not shown.
 
     The terminal's line mode is off meanwhile: it would cut a line at 4,095 bytes without a word.
@@ -173,10 +187,12 @@ def prompt(question: str, limit: int) -> bytearray:
     import termios
 
     try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        terminal = _terminal()
     except OSError:
         raise CliError(
-            "invalid", f"there is no terminal to ask for the {question}", "name a file, or - for standard input"
+            "invalid",
+            f"there is no terminal to ask for the {question}",
+            f"{instead} F reads it from a file; - is standard input",
         ) from None
     try:
         before = termios.tcgetattr(terminal)

@@ -115,7 +115,8 @@ def revoke(app: App, lease: str | None, run: str | None, secret: str | None, ten
     if reply.get("recorded") is False:
         app.out.warn("the journal could not be written; this is recorded when the vault is reopened")
     if count:
-        app.out.next("vaultctl rotate secret TENANT SECRET, for what its holders have already read")
+        app.out.note("what its holders have read they still know")
+        app.out.next(f"vaultctl rotate secret {keys['tenant'] or 'TENANT'} {keys.get('secret', 'SECRET')}")
 
 
 COMMANDS = {one.name: one for one in (lease, renew, release, leases, revoke)}

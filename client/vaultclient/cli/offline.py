@@ -38,7 +38,7 @@ def _vault() -> Any:
         raise CliError(
             "unavailable",
             f"this verb needs the daemon's libraries, and {error.name} is missing",
-            "pip install 'vaultd[all]'",
+            "install vaultd whole, from its own tree: pip install '.[all]' (the name on the public index is not ours)",
         ) from None
     return offline
 
@@ -66,7 +66,7 @@ def _lines(app: App, heading: str, texts: Sequence[str]) -> None:
     if texts:
         app.out.say(heading)
         for text in texts:
-            app.out.columns("  -", text)
+            app.out.columns("  - ", text, column=4)
 
 
 @verb("verify")

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vaultclient.cli.durations import shown_instant
-from vaultclient.cli.failures import CliError, plain
+from vaultclient.cli.failures import CliError, plain, prose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -186,16 +186,17 @@ class Output:
     def note(self, text: str) -> None:
         """Something a person may want to know; not with --json or --quiet."""
         if not self.as_json and not self.quiet:
-            self._aside(plain(text))
+            self._aside(prose(plain(text), self.stderr))
 
     def next(self, command: str) -> None:
         """The next useful command; not with --json or --quiet."""
-        self.note(f"next: {command}")
+        if not self.as_json and not self.quiet:
+            self._aside(plain(f"next: {command}"))  # not broken into lines: it is there to be copied
 
     def warn(self, text: str) -> None:
         """Something a person should know even with --quiet; not with --json, whose standard error is for errors."""
         if not self.as_json:
-            self._aside(f"vaultctl: warning: {plain(text)}")
+            self._aside(prose(f"vaultctl: warning: {plain(text)}", self.stderr))
 
 
 def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str = "") -> list[tuple[str, object]]:

@@ -38,7 +38,9 @@ def status(app: App) -> None:
     """What state the vault is in, what vaultd uses of the kernel, and who it says you are. Anyone may ask."""
     found = app.call("status").keys
     state = str(found["state"])
-    kernel = ", ".join(f"{name} {used}" for name, used in sorted(found["kernel"].items()))
+    kernel: dict[str, list[str]] = {}
+    for name, used in sorted(found["kernel"].items(), key=lambda item: (item[1] != "used", item[1], item[0])):
+        kernel.setdefault(used, []).append(name)
     app.out.record(
         found,
         [
@@ -46,7 +48,7 @@ def status(app: App) -> None:
             ("vault", found.get("vault") or "none yet"),
             ("version", f"{found['version']}, protocol {found['protocol']}"),
             ("you", _you(found["you"])),
-            ("kernel", kernel or "-"),
+            ("kernel", [f"{used}: {', '.join(names)}" for used, names in kernel.items()]),
         ],
         styles={"state": _STATE_STYLES.get(state, "bold")},
     )

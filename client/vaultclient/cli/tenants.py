@@ -25,7 +25,7 @@ _STATES = {"sealed": "yellow", "closed": "red", "contained": "red"}
 def create(app: App, tenant: str) -> None:
     """Make a tenant with keys of its own."""
     reply = app.call("tenant.create", {"tenant": tenant}).keys
-    app.out.done(f"tenant {tenant} is there", {"tenant": tenant, **reply})
+    app.out.done(f"tenant {tenant} is created", {"tenant": tenant, **reply})
     app.out.next(f"vaultctl put {tenant} SECRET")
 
 

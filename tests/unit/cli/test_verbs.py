@@ -18,7 +18,7 @@ def test_status_tells_state_and_caller(ctl: Any) -> None:
     people = ctl("status")
     assert people.status == 0
     assert "unsealed" in people.text
-    assert "peergroups used" in people.text
+    assert "used: peergroups, pidfd" in people.text
     (found,) = ctl("status", "--json").rows
     assert found["state"] == "unsealed"
     assert found["kernel"]["pidfd"] == "used"
