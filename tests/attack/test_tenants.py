@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.peers import Peer
+from tests.support.raw import GROUP, Raw, as_uid
+from tests.support.serving import Child
 from tests.support.tenants import ACME, AGENT, GLOBEX, MANAGER, NOBODY, RESPONDER, STRANGER, World
+from vaultd.daemon.readers import MOST_PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.needs_root
 
@@ -116,3 +120,45 @@ def test_nobody_fills_the_journal(world: World, uid: int, op: str) -> None:
         for _ in range(300):
             peer.call(op, keys)
     assert world.journal().count(b"\n") - before < 100
+
+
+def test_reading_a_trail_delays_nobody(world: World) -> None:
+    """However many pages one uid asks for, only so many are under way, and others are served between their slices."""
+    explain = {"tenant": "acme", "secret": "openai/prod", "service": "acme-agent"}
+
+    def fill(raw: Raw) -> None:
+        for _ in range(100):
+            for number in range(1, 26):
+                raw.send("explain", explain, number=number)
+            assert not any(raw.receive().code for _ in range(25))
+
+    as_uid(MANAGER, world.socket, fill)
+
+    def read(raw: Raw) -> tuple[list[str], float]:
+        others = [Raw(world.socket) for _ in range(3)]
+        started = time.monotonic()
+        for number in range(1, 21):
+            for one in (raw, *others):
+                one.send("audit.show", {"tenant": "acme", "after": "99999999"}, number=number)
+        codes = [one.receive().code for _ in range(20) for one in (raw, *others)]
+        return codes, time.monotonic() - started
+
+    def ask(raw: Raw) -> list[float]:
+        spans = []
+        for _ in range(50):
+            started = time.monotonic()
+            assert raw.call("lease.acquire", GLOBEX_PROD).code == ""
+            spans.append(time.monotonic() - started)
+        return spans
+
+    readers = Child(lambda: _connected(world.socket, read), uid=MANAGER, groups=(GROUP,))
+    spans = as_uid(STRANGER, world.socket, ask)
+    codes, took = readers.result()
+    assert set(codes) == {"", "throttled"}
+    assert codes.count("") >= MOST_PAGES
+    assert sorted(spans)[25] < took / MOST_PAGES  # less than a page takes, let alone all
+
+
+def _connected(path: str, function: Callable[[Raw], Any]) -> Any:
+    with Raw(path) as raw:
+        return function(raw)

@@ -20,23 +20,28 @@ if TYPE_CHECKING:
     from vaultd.audit.reader import Record, TrailReader
     from vaultd.daemon.call import Call
     from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.readers import Reading
 
 _log = logging.getLogger(__name__)
 
-_TURN: Final = 64
-"""Records opened before others get their turn: about a millisecond."""
+_REST: Final = 0.02
+"""Seconds that a follower lets pass before it looks again when what became durable was not for it."""
 
 
 class _Page:
     """One page being read.
 
     Args:
+        reading: its turns.
         place: where it begins; this page's to keep or to close.
         after: number of the last record before it.
     """
 
-    def __init__(self, call: Call, uid: bytes, wanted: Filter, limit: int, place: Place, after: int) -> None:
+    def __init__(
+        self, call: Call, reading: Reading, uid: bytes, wanted: Filter, limit: int, place: Place, after: int
+    ) -> None:
         self.call = call
+        self._turns = reading
         self.uid = uid
         self.lines = bytearray()
         self.count = 0
@@ -58,9 +63,8 @@ class _Page:
         self.call.engine.readers.keep(self.uid, self.next, Place(self._reader, self._waiting))
 
     async def _read_on(self) -> None:
-        for opened, record in enumerate(self.call.barrier.trail_more(self._reader), 1):
-            if record is None or opened % _TURN == 0:
-                await asyncio.sleep(0)
+        for record in self.call.barrier.trail_more(self._reader):
+            if await self._turns.pause():
                 self.call.engine.unsealed()  # it may have been sealed meanwhile: then nothing more is opened
             if record is not None and not self._take(record):
                 self._waiting = record
@@ -93,7 +97,7 @@ def _after(call: Call) -> int:
     return int(text)
 
 
-async def _start(call: Call, uid: bytes, after: int) -> Place:
+async def _start(call: Call, reading: Reading, uid: bytes, after: int) -> Place:
     """The place behind record `after`: kept from the page before, else looked for from the trail's beginning."""
     kept = call.engine.readers.take(uid, after)
     if kept is not None:
@@ -101,47 +105,57 @@ async def _start(call: Call, uid: bytes, after: int) -> Place:
     reader = call.barrier.trail_reader(uid)
     try:
         if after:
-            await _skip(call, reader, after)
+            await _skip(call, reading, reader, after)
     except BaseException:
         reader.close()
         raise
     return Place(reader, None)
 
 
-async def _skip(call: Call, reader: TrailReader, after: int) -> None:
-    for seen, record in enumerate(call.barrier.trail_more(reader), 1):
+async def _skip(call: Call, reading: Reading, reader: TrailReader, after: int) -> None:
+    for record in call.barrier.trail_more(reader):
         if record is not None and record.seq >= after:
             return
-        if record is None or seen % _TURN == 0:
-            await asyncio.sleep(0)
+        if await reading.pause():
             call.engine.unsealed()
 
 
 def _read(call: Call, uid: bytes, wanted: Filter, *, header: bool = False) -> Deferred:
     """Answer with one page, read in slices; with `wait`, not before there is a record or the time is up."""
+    reading = call.engine.readers.ask(call.facts.uid)
+    try:
+        _recorded(call, uid)
+    except BaseException:
+        reading.done()
+        raise
     deferred = Deferred()
-    task = call.engine.loop.create_task(_answer(call, uid, wanted, deferred, header=header))
+    task = call.engine.loop.create_task(_answer(call, reading, uid, wanted, deferred, header=header))
     call.engine.tasks.add(task)
     task.add_done_callback(call.engine.tasks.discard)
     return deferred
 
 
-async def _answer(call: Call, uid: bytes, wanted: Filter, deferred: Deferred, *, header: bool) -> None:
+async def _answer(
+    call: Call, reading: Reading, uid: bytes, wanted: Filter, deferred: Deferred, *, header: bool
+) -> None:
     try:
         after = _after(call)
         until = call.engine.loop.time() + call.keys.get("wait", 0)
         await _landed(call, None)
         while True:
-            place = await _start(call, uid, after)
-            page = _Page(call, uid, wanted, call.keys.get("limit", 1_000), place, after)
-            if header and not after:
-                page.lines += export_header(call.barrier.ledger.vault_id, uid)
-            await page.read()
+            async with reading:
+                call.engine.unsealed()
+                place = await _start(call, reading, uid, after)
+                page = _Page(call, reading, uid, wanted, call.keys.get("limit", 1_000), place, after)
+                if header and not after:
+                    page.lines += export_header(call.barrier.ledger.vault_id, uid)
+                await page.read()
             left = until - call.engine.loop.time()
             if page.count or page.more or left <= 0 or call.connection.closed:
                 break
             after = page.next
             await _landed(call, left)
+            await asyncio.sleep(min(_REST, max(0, until - call.engine.loop.time())))
         deferred.settle(page.done())
     except VaultdError as error:
         call.failed(error)
@@ -152,6 +166,8 @@ async def _answer(call: Call, uid: bytes, wanted: Filter, deferred: Deferred, *,
     except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
         _log.error("a bug in %s: %s", call.op, describe_error(error))
         deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+    finally:
+        reading.done()
 
 
 async def _landed(call: Call, seconds: float | None) -> None:
@@ -198,7 +214,6 @@ def show(call: Call) -> Pending | Deferred:
         secret=keys.get("secret"),
     )
     _after(call)
-    _recorded(call, uid)
     return _read(call, uid, wanted)
 
 
@@ -207,7 +222,6 @@ def export(call: Call) -> Pending | Deferred:
     """A page of a trail's export; the first begins with the export's header."""
     uid = call.allowed("audit", call.keys["tenant"])
     _after(call)
-    _recorded(call, uid)
     return _read(call, uid, Filter(), header=True)
 
 
