@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -148,6 +149,7 @@ def _main() -> None:
     from vaultd.daemon import main as daemon
 
     directory, socket, config, *longest = sys.argv[1:]
+    logging.basicConfig(format="vaultd: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     delays = FailureDelays(first=1_000_000, longest=int(longest[0]) * 1_000_000) if longest else None
     kernel = daemon.Kernel()
     kernel.probe()
