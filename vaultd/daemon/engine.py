@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.vaults import VaultHolder
     from vaultd.protocol.messages import Request
     from vaultd.vault.barrier import Barrier
+    from vaultd.vault.rotation import Slices
 
 __all__ = ["Context", "Engine"]
 
@@ -500,21 +501,21 @@ class Engine:
             self.vaults.tick()
         self._ticks += 1
         if self._ticks % COMPACT_TICKS == 0 and self.vaults.state == "unsealed":
-            for uid in self.unsealed().wasteful()[:1]:
-                task = self.loop.create_task(self._compact(uid))
+            slices = self.unsealed().compaction()
+            if slices is not None:
+                task = self.loop.create_task(self._compact(slices))
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
         self.commit_soon()
 
-    async def _compact(self, uid: bytes) -> None:
-        """Give the space of a tenant's replaced and destroyed values back, slice by slice, others served in between."""
-        slices = self.unsealed().compact_tenant(uid)
+    async def _compact(self, slices: Slices) -> None:
+        """Give the space of what was replaced or undone back, slice by slice, others served in between."""
         try:
             for _ in slices:
                 await asyncio.sleep(0)
         except VaultdError as error:
             # Sealed, deleted or being rotated: then there is nothing to do, or another time will do.
-            _log.info("a tenant's log was not compacted: %s", error.message)
+            _log.info("a log was not compacted: %s", error.message)
         finally:
             slices.close()
         self.commit_soon()

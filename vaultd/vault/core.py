@@ -48,6 +48,7 @@ class Core:
         self._tenants: dict[bytes, OpenTenant] = {}
         self._closed: dict[bytes, str] = {}
         self._under_way: set[bytes] = set()
+        self._compacted = 0  # bytes that the last compaction of the system's log left
         self._carried: list[dict[str, Any]] | None = None  # system records made while its log is being compacted
 
     @property

@@ -161,7 +161,8 @@ class RotationVerbs(Core):
         if self.sealed or self.ledger.halted:
             return None
         size = self.ledger.system_log.size
-        if size > _SYSTEM_BYTES and size > 2 * _SYSTEM_RECORD * self.system.facts and self._carried is None:
+        floor = max(_SYSTEM_BYTES, 2 * self._compacted, 2 * _SYSTEM_RECORD * self.system.facts)
+        if size > floor and self._carried is None:
             return self.compact_system()
         return next((self.compact_tenant(uid) for uid in self.wasteful()), None)
 
@@ -208,6 +209,8 @@ class RotationVerbs(Core):
                     raise
                 finally:
                     self._carried = None
+                # Runs with long scopes take more than is reckoned: what is left now is what a compaction leaves.
+                self._compacted = log.size
         return Rotated(receipt, log.generation, 0, old.size, log.size)
 
     def _same_system(self, old: SealedLog) -> None:

@@ -396,6 +396,21 @@ def test_the_system_s_log_is_compacted(world: BarrierWorld) -> None:
         world.put("acme", "k/3", b"acme 3" * 4)
 
 
+def test_a_long_system_log_of_live_runs_is_compacted_once(world: BarrierWorld) -> None:
+    """Where all of a log is needed, however long its records are, compacting it again and again gains nothing."""
+    barrier = world.barrier
+    for number in range(100):
+        run = {"id": f"run_{number}", "scope": ["openai/" + "x" * 500] * 60}
+        barrier.keep_runs(Event("run.open", "ok", ADMIN), keep=[run])
+    world.flush()
+    slices = barrier.compaction()
+    assert slices is not None
+    finish(slices)
+    world.flush()
+    assert len(barrier.runs()) == 100
+    assert barrier.compaction() is None
+
+
 def test_an_empty_tenant_rotates(world: BarrierWorld) -> None:
     """A tenant without any secret or grant gets its new key as well."""
     world.tenant("empty")
