@@ -242,6 +242,10 @@ class FairQueue(Generic[T]):
         """Whether anything of `uid` waits."""
         return uid in self._queues
 
+    def count(self, uid: int) -> int:
+        """How much of `uid` waits."""
+        return len(self._queues.get(uid, ()))
+
     def put(self, uid: int, item: T) -> None:
         """Append to the uid's own queue; a uid that had none waiting comes after those that have."""
         waiting = self._queues.get(uid)
