@@ -7,10 +7,11 @@ the keyring ends with it: a change of a log that came later in the batch would b
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from vaultd.audit.chain import Vouch
-from vaultd.errors import Conflict, Halted, Internal
+from vaultd.errors import Conflict, Halted, Internal, VaultdError
 from vaultd.vault.commit import Batch, Write
 from vaultd.vault.vouching import vouch
 
@@ -208,6 +209,11 @@ class Pipeline:
             return
         for write in batch.writes.values():
             write.file.settle(write.end)
+            if not write.file.clean:
+                # It was made by this batch, and the next one appends to it: opened here, by the thread that decides,
+                # so that the one that writes never opens it at the same time. If it cannot be, that batch will say so.
+                with suppress(VaultdError):
+                    write.file.open()
         if batch.lines is not None:
             for receipt in batch.lines.receipts:
                 receipt.mark_durable()
