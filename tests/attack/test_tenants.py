@@ -69,6 +69,23 @@ def test_lease_of_the_opener_is_not_the_agents(world: World) -> None:
         assert shell.call("lease.renew", lease).code == ""
 
 
+def test_one_death_ends_all_that_hangs_on_it(world: World) -> None:
+    """A process with many runs ends, and with it all of them and its connection, though a child still holds that."""
+    with Peer(world.socket, uid=AGENT) as agent:
+        for _ in range(5):
+            dying = agent.spawn(session=True)
+            tokens = [dying.call("run.open", OPEN).header["token"] for _ in range(8)]
+            with dying.spawn() as child:
+                dying.end()
+                for token in tokens:
+                    assert child.call("lease.acquire", PROD, run=token).code == "denied"
+        anchors = {run["anchor"]["pid"] for run in world.admin.pages("run.list")}
+        assert agent.pid not in anchors
+    world.admin.call("status")
+    connections = world.admin.call("status").keys["counts"]["connections"]
+    assert connections == 1
+
+
 def test_depth_is_no_way_out_of_a_run(world: World) -> None:
     """A process seventy generations below a run's anchor, in a session of its own, is still inside the run."""
     with Peer(world.socket, uid=AGENT) as agent, agent.spawn(session=True) as anchor:

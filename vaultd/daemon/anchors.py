@@ -98,7 +98,7 @@ class Watcher:
         if watched.process.is_alive():
             return  # a spurious wake-up; the descriptor stays registered
         self._release(watched)
-        for watch in watched.waiting:
+        for watch in list(watched.waiting):  # the first callback may cancel others: one death ends many runs
             try:
                 watch._fire()
             except Exception:  # noqa: BLE001  a bug in one callback must not keep the others from hearing of the death

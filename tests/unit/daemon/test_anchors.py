@@ -104,6 +104,28 @@ def test_cancelled(kernel: Kernel) -> None:
     watching(test)
 
 
+def test_callback_that_cancels_others(kernel: Kernel) -> None:
+    """Whichever is called first cancels half of the others, and the other half still hear of the death."""
+
+    async def test(watcher: Watcher) -> None:
+        heard: list[int] = []
+        ended = asyncio.Event()
+        with Paused() as child:
+            some = []
+            for number in range(20):
+                watch = watcher.watch(
+                    open_process(child.pid, kernel),
+                    lambda number=number: (heard.append(number), [one.cancel() for one in some], ended.set()),
+                )
+                if number % 2:
+                    some.append(watch)
+        await asyncio.wait_for(ended.wait(), 10)
+        assert set(heard) >= set(range(0, 20, 2))
+        assert len(heard) <= 11
+
+    watching(test)
+
+
 def test_bug_in_one_callback(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
     """A callback that raises does not keep the others from hearing of the death."""
 
