@@ -9,6 +9,7 @@ add a key. Prints its port. `POST /v1/chat` with `Authorization: Bearer KEY` ans
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -60,7 +61,8 @@ def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
-    server.serve_forever()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 if __name__ == "__main__":

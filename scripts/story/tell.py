@@ -199,7 +199,12 @@ class Load:
 
     def __enter__(self) -> Load:
         ready = [file.with_suffix(".ready") for file in self._files]
-        self._story.wait_for("workers ready", lambda: all(file.exists() for file in ready), 30)
+
+        def all_work() -> bool:
+            expect(all(worker.poll() is None for worker in self._workers), "a worker ended before it began")
+            return all(file.exists() for file in ready)
+
+        self._story.wait_for("workers ready", all_work, 60)
         self._began = time.monotonic()
         return self
 
@@ -331,9 +336,9 @@ def tell(story: Story) -> None:
     expect(agent.stdout and agent.stdout.readline() == b"working\n", "the agent did not start")
     lease = story.rows("leases", "acme")[0]
     story.ctl("revoke", lease["lease"])
-    _, words = agent.communicate(timeout=15)
+    _, told = agent.communicate(timeout=15)
     expect(agent.returncode == 143, f"vaultctl run ended with {agent.returncode}, wanted 143")
-    story.saw(words.decode().strip())
+    story.saw(told.decode().strip())
     expect(story.rows("leases", "acme") == [], "a lease is left")
     story.saw("the agent was ended (vaultctl run: exit 143) and no lease is left")
 
@@ -352,8 +357,12 @@ def tell(story: Story) -> None:
     show_side_by_side(story)
 
     story.step("The audit chain, checked without any key, and found out when touched")
-    for line in story.ctl("audit", "verify", "--dir", str(vault)).splitlines():
-        print(INDENT + line, flush=True)
+    story.did("vaultctl", "audit", "verify", "--dir", str(vault))
+    verdict = story.ask("audit", "verify", "--dir", str(vault))
+    story.saw(f"{verdict['lines']:,} lines of {verdict['trails']} trails verify")
+    for heading, key in (("ruled out", "ruled_out"), ("not ruled out", "not_ruled_out")):
+        for statement in verdict[key]:
+            story.saw(f"{heading}: {statement}")
     copy = folder / "copy"
     shutil.copytree(vault, copy)
     journal = min((copy / "audit").iterdir())
@@ -370,8 +379,8 @@ def tell(story: Story) -> None:
         check=False,
     )
     expect(found.returncode == 65, f"a changed journal: exit {found.returncode}, wanted 65")
-    told = (found.stdout + found.stderr).decode()
-    expect(re.search(rf'\bline"?:? ?{target + 1}\b', told), f"line {target + 1} not named: {told}")
+    named = (found.stdout + found.stderr).decode()
+    expect(re.search(rf'\bline"?:? ?{target + 1}\b', named), f"line {target + 1} not named: {named}")
     story.saw(f"one bit of line {target + 1} changed on a copy: exit 65, and line {target + 1} is named")
 
     story.step("Seal: no key is left in memory")
