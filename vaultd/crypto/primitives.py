@@ -89,7 +89,7 @@ def open_sealed(key: Key, aad: bytes, sealed: Buffer) -> bytearray:
     Raises:
         IntegrityError: it does not open.
     """
-    source, size = pointer_to(sealed)
+    source, size = pointer_to(_kept(sealed))
     if size < OVERHEAD:
         raise does_not_open()
     start = sodium.from_buffer(source) if isinstance(source, bytes) else source
@@ -119,10 +119,19 @@ def open_with_nonce(key: Key, nonce: bytes, aad: bytes, sealed: Buffer) -> bytea
     """
     if len(nonce) != sodium.NONCE:
         raise Internal("a nonce has 24 bytes")
-    source, size = pointer_to(sealed)
+    source, size = pointer_to(_kept(sealed))
     if size < sodium.TAG:
         raise does_not_open()
     return _open(key, aad, nonce, source, size)
+
+
+def _kept(sealed: Buffer) -> bytes | bytearray:
+    """What is sealed, as something that a pointer may be made into where an error can be raised.
+
+    The error keeps this frame. Once it is part of a cycle, the garbage collector may clear a memoryview before the
+    pointer that was made into it, and CPython then follows a null pointer.
+    """
+    return bytes(sealed) if isinstance(sealed, memoryview) else sealed
 
 
 def _open(

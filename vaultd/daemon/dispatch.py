@@ -626,6 +626,8 @@ class Dispatcher:
         if error.code == "internal":
             _log.error("%s: %s", ticket.request.op, describe(error))
         ticket.connection.refuse(ticket.request.id, error.code, error.message, error.hint)
+        # Its frames know the ticket, which knows it: let go of them now, and not when garbage is next collected.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _as_internal(error: BaseException, op: str) -> Internal:
