@@ -53,6 +53,7 @@ class KeptRuns:
         self._boot = boot_id()
         self._counted: dict[str, Run] = {}  # whose uses have changed since they were kept
         self._confined: dict[str, Process] = {}  # those that are kept; one that has ended goes with the next record
+        self._inhabited: set[int] | None = None  # sessions that anybody is in, looked up once while restoring
 
     # -- keeping
 
@@ -123,6 +124,7 @@ class KeptRuns:
         over: dict[tuple[bytes | None, str], list[str]] = {}
         confined: list[dict[str, Any]] = []
         runs = 0
+        self._inhabited = None
         for kept, raw in list(barrier.runs().items()):
             try:
                 if Confined.names(kept):
@@ -137,9 +139,9 @@ class KeptRuns:
                 continue
             if engine.book.runs.get(run.id, now) is not None:
                 continue
-            held = self._identify(run)
-            reason = self._why_over(barrier, run, held, now)
-            if reason is None and held is not None:
+            held, reason = self._identify(run.anchor)
+            reason = reason or self._why_over(barrier, run, now)
+            if held is not None and reason is None:
                 run.anchor = run.anchor._replace(boot_id="")
                 engine.book.runs.restore(run)
                 engine.watch_anchor(run, held)
@@ -152,7 +154,7 @@ class KeptRuns:
                 if self._confine(stays):
                     confined.append(stays.to_dict())
             trail = run.tenant if barrier.ledger.keyring.entry(run.tenant) is not None else None
-            over.setdefault((trail, reason or "anchor-died"), []).append(run.id)
+            over.setdefault((trail, reason), []).append(run.id)
         ended = self._record_ends(barrier, over, confined)
         if runs or ended:
             _log.info("%d runs go on, %d have ended meanwhile", runs, ended)
@@ -160,20 +162,20 @@ class KeptRuns:
         engine.schedule()
         return Restored(runs, ended)
 
-    def _identify(self, run: Run) -> HeldProcess | None:
+    def _identify(self, anchor: Process) -> tuple[HeldProcess | None, str | None]:
+        """Hold the process, or say in a constant word why not."""
+        if anchor.boot_id != self._boot:
+            return None, "rebooted"  # and the run's deadline is of another clock
         try:
-            return reidentify(run.anchor, self._engine.kernel)
+            held = reidentify(anchor, self._engine.kernel)
         except OSError as error:  # out of descriptors, say: what cannot be watched must not go on
-            _log.error("the anchor of a kept run cannot be identified: %s", error.strerror)
-            return None
+            _log.error("a process of a kept run cannot be identified: %s", error.strerror)
+            return None, "not-identified"
+        return held, None if held is not None else "anchor-died"
 
-    def _why_over(self, barrier: Barrier, run: Run, held: HeldProcess | None, now: Now) -> str | None:
-        """Why a kept run does not go on, as the constant word of its record; None when it does."""
+    def _why_over(self, barrier: Barrier, run: Run, now: Now) -> str | None:
+        """Why the kept run of a process that lives does not go on; None when it does."""
         entry = barrier.ledger.keyring.entry(run.tenant)
-        if run.anchor.boot_id != self._boot:
-            return "rebooted"  # and its deadline is of another clock
-        if held is None:
-            return "anchor-died"
         if now.boot >= run.expires:
             return "expired"
         if entry is None or entry.deleted:
@@ -186,19 +188,23 @@ class KeptRuns:
 
     def _confine(self, found: Confined) -> bool:
         """Confine a process again, or whom it left in its session; False when nobody is left."""
-        if found.process.boot_id != self._boot:
+        held, reason = self._identify(found.process)
+        if reason == "rebooted":
             return False
         process = found.process._replace(boot_id="")
         self._confined.pop(found.id, None)
         runs = self._engine.book.runs
-        held = reidentify(found.process, self._engine.kernel)
-        if held is not None:
-            runs.confine(process, found.opener_uid)
-            if not self._engine.watch_confined(process, held):
+        if held is not None or reason == "not-identified":
+            runs.confine(process, found.opener_uid)  # for longer than it lives, when it cannot be watched
+            if held is not None and not self._engine.watch_confined(process, held):
                 held.close()
             self._confined[found.id] = process
             return True
-        if process.session != process.pid or process.session not in sessions() or number_is_anothers(process):
+        if process.session != process.pid or number_is_anothers(process):
+            return False
+        if self._inhabited is None:
+            self._inhabited = sessions()
+        if process.session not in self._inhabited:
             return False
         runs.left_by(process)
         self._confined[found.id] = process
@@ -212,6 +218,7 @@ class KeptRuns:
     ) -> int:
         """Record the ends, one record a tenant and reason, and drop what has ended. Returns how many runs that is."""
         ended, keep = 0, list(confined)
+        anew = {one["id"] for one in keep}  # a number that came to another process, which is confined as well
         for (uid, reason), ids in over.items():
             if reason == "process":
                 event = Event("run.unconfined", "ok", _VAULTD, total=len(ids))
@@ -221,6 +228,6 @@ class KeptRuns:
                     "run.ended", "ok", _VAULTD, reason=reason, run=ids[0] if len(ids) == 1 else None,
                     extra={"runs": ids[:256], "ended": len(ids)},
                 )  # fmt: skip
-            barrier.keep_runs(event, tenant=uid, keep=keep, drop=ids)
+            barrier.keep_runs(event, tenant=uid, keep=keep, drop=[one for one in ids if one not in anew])
             keep = []
         return ended
