@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultd.audit.body import Event
 from vaultd.crypto.memory import Key
-from vaultd.errors import Closed, Exists, Halted, Sealed, StoreError
+from vaultd.errors import Closed, ConfigError, Exists, Halted, Sealed, StoreError
 from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.core import OURSELVES, Core
@@ -215,7 +215,7 @@ class TenantVerbs(Core):
     def _count(self, uid: bytes) -> tuple[int | None, int | None]:
         try:
             secrets = self.tenant(uid).state.secrets.values()
-        except (Sealed, Closed, StoreError):
+        except (Sealed, Closed, StoreError, ConfigError):
             return None, None
         return len(secrets), sum(version.ref is not None for secret in secrets for version in secret.versions.values())
 

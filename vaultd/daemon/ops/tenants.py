@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.rotation import drive
 from vaultd.daemon.ops.table import Done, operation
-from vaultd.errors import Closed, Invalid, Sealed
+from vaultd.errors import Closed, ConfigError, Invalid, Sealed, StoreError
 from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def show(call: Call) -> Pending:
         about["secrets"] = len(secrets)
         about["versions"] = sum(len(secret.versions) for secret in secrets)
         about["grants"] = len(barrier.grants(uid))
-    except (Sealed, Closed):
+    except (Sealed, Closed, StoreError, ConfigError):
         about["secrets"] = None
     call.record(uid, call.event())
     about["audit"] = {"records": barrier.ledger.domain(uid).sub_seq}
