@@ -141,7 +141,7 @@ class KeptRuns:
                 continue
             held, reason = self._identify(run.anchor)
             reason = reason or self._why_over(barrier, run, now)
-            if held is not None and reason is None:
+            if held is not None and not reason:
                 run.anchor = run.anchor._replace(boot_id="")
                 engine.book.runs.restore(run)
                 engine.watch_anchor(run, held)
@@ -162,8 +162,8 @@ class KeptRuns:
         engine.schedule()
         return Restored(runs, ended)
 
-    def _identify(self, anchor: Process) -> tuple[HeldProcess | None, str | None]:
-        """Hold the process, or say in a constant word why not."""
+    def _identify(self, anchor: Process) -> tuple[HeldProcess | None, str]:
+        """Hold the process, or say in a constant word why not; the word is empty when it is held."""
         if anchor.boot_id != self._boot:
             return None, "rebooted"  # and the run's deadline is of another clock
         try:
@@ -171,10 +171,10 @@ class KeptRuns:
         except OSError as error:  # out of descriptors, say: what cannot be watched must not go on
             _log.error("a process of a kept run cannot be identified: %s", error.strerror)
             return None, "not-identified"
-        return held, None if held is not None else "anchor-died"
+        return held, "" if held is not None else "anchor-died"
 
-    def _why_over(self, barrier: Barrier, run: Run, now: Now) -> str | None:
-        """Why the kept run of a process that lives does not go on; None when it does."""
+    def _why_over(self, barrier: Barrier, run: Run, now: Now) -> str:
+        """Why the kept run of a process that lives does not go on; empty when it does."""
         entry = barrier.ledger.keyring.entry(run.tenant)
         if now.boot >= run.expires:
             return "expired"
@@ -184,7 +184,7 @@ class KeptRuns:
             return "tenant-sealed"
         if self._engine.services.get(run.service) is None:
             return "service-removed"
-        return None
+        return ""
 
     def _confine(self, found: Confined) -> bool:
         """Confine a process again, or whom it left in its session; False when nobody is left."""
