@@ -360,8 +360,8 @@ def tell(story: Story) -> None:
     story.did("vaultctl", "audit", "verify", "--dir", str(vault))
     verdict = story.ask("audit", "verify", "--dir", str(vault))
     story.saw(f"{verdict['lines']:,} lines of {verdict['trails']} trails verify")
-    for heading, key in (("ruled out", "ruled_out"), ("not ruled out", "not_ruled_out")):
-        for statement in verdict[key]:
+    for heading, part in (("ruled out", "ruled_out"), ("not ruled out", "not_ruled_out")):
+        for statement in verdict[part]:
             story.saw(f"{heading}: {statement}")
     copy = folder / "copy"
     shutil.copytree(vault, copy)

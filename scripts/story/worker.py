@@ -20,7 +20,7 @@ from vaultclient import Client, VaultError
 def main() -> None:
     port, report = int(sys.argv[1]), Path(sys.argv[2])
     stop = report.with_suffix(".stop")
-    leases: list[tuple[int, int]] = []
+    leases: list[tuple[int, int | None]] = []
     failed: list[str] = []
     calls = 0
     provider = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

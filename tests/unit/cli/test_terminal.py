@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -30,10 +31,16 @@ class Screen:
         environment: added to this process's.
         stdout: standard output, where it is not the terminal.
         shell: a program that leads the session in its place, and starts what it finds in its arguments.
+        owned: whether the terminal is the session's own; else it is only what the standard streams lead to.
     """
 
     def __init__(
-        self, *arguments: str, environment: dict[str, str] | None = None, shell: str = "", stdout: int | None = None
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        shell: str = "",
+        stdout: int | None = None,
+        owned: bool = True,
     ) -> None:
         self.near, far = os.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
@@ -42,8 +49,9 @@ class Screen:
         take = (
             "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         )
+        first = [sys.executable, "-c", take] if owned else []
         self.process = subprocess.Popen(
-            [sys.executable, "-c", take, *between, sys.executable, "-m", "vaultclient.cli", *arguments],
+            [*first, *between, sys.executable, "-m", "vaultclient.cli", *arguments],
             stdin=far,
             stdout=far if stdout is None else stdout,
             stderr=far,
@@ -115,6 +123,41 @@ def test_a_passphrase_is_asked_for_and_not_shown(screen: Any, vault: Any) -> Non
     assert "correct" not in at.shown
     assert "the vault is unsealed; this shell is admin for 15m" in at.shown
     assert vault.state == "unsealed"
+
+
+def test_a_session_without_a_terminal_of_its_own_is_asked_where_its_input_is(screen: Any, vault: Any) -> None:
+    """As under `su -c`: there is no /dev/tty, but standard input is a terminal, and what is typed is not shown."""
+    vault.state = "sealed"
+    at = screen("unseal", owned=False)
+    at.expect("passphrase: ")
+    at.type(PASSPHRASE + "\r")
+    assert at.end() == 0
+    assert "correct" not in at.shown
+    assert vault.state == "unsealed"
+
+
+def test_no_terminal_at_all_names_the_option_instead(ctl: Any) -> None:
+    """A prompt that nobody could answer is refused, with what to do."""
+    done = ctl.process("unseal", start_new_session=True)
+    assert done.status == 2
+    assert "there is no terminal to ask for the passphrase" in done.err
+    assert "hint: --passphrase-file F reads it from a file; - is standard input" in done.err
+
+
+def test_prose_is_broken_between_words_and_commands_are_whole(screen: Any, tmp_path: Path) -> None:
+    """Notes, warnings and errors fit 80 columns; what is to be copied stays one line."""
+    (tmp_path / "key").write_bytes(b"key\n")
+    at = screen("put", "acme", "a/" + "long/" * 12 + "name", "--file", str(tmp_path / "key"))
+    assert at.end() == 0
+    note, _, command = at.shown.partition("the value ends")[2].partition("next: ")
+    assert "\r\n  " in note
+    assert max(map(len, ("the value ends" + note).splitlines())) <= 80
+    assert "--strip-newline" in note
+    assert command.count("\n") == 1
+    at = screen("--socket", "/" + "long/" * 14 + "name", "status", environment={"NO_COLOR": "1"})
+    assert at.end() == 69
+    assert all(len(line) <= 80 for line in at.shown.splitlines() if "long/" not in line)
+    assert at.shown.startswith("vaultctl: error: ")
 
 
 def test_the_prompt_can_be_edited(screen: Any, vault: Any) -> None:
