@@ -21,7 +21,7 @@ TTL = 100
 RUN_TTL = 300
 UNSEAL = {"kind": "passphrase", "bind": "self", "ttl": 43_200}
 
-index = st.integers(0, 5)
+index = st.integers(0, 2)
 STEPS = st.lists(
     st.one_of(
         st.tuples(
@@ -32,7 +32,7 @@ STEPS = st.lists(
         st.tuples(st.just("clock-back"), st.sampled_from([1, 3_600, 86_400])),
     ),
     min_size=1,
-    max_size=14,
+    max_size=10,
 )
 
 
@@ -177,14 +177,15 @@ async def _live(pids: dict[str, int], steps: list[tuple[Any, ...]]) -> None:
     try:
         model = Model(world)
         await model.begin()
-        for step in steps:
+        # Something to end, in every example.
+        for step in [("run",), ("run",), ("lease", 0), ("lease", 1), ("lease", 1), *steps]:
             await model.do(step)
         await model.hold()
     finally:
         world.close()
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(steps=STEPS)
 def test_what_has_ended_stays_ended(pids: dict[str, int], steps: list[tuple[Any, ...]]) -> None:
     """After expiry, release, revocation or sealing nothing under that lease or run succeeds; all asked is recorded."""

@@ -223,7 +223,7 @@ def _worlds(draw: st.DrawFn) -> tuple[list[Step], list[list[Step]], list[list[St
     return ours, draw(between), draw(between)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(worlds=_worlds())
 def test_one_tenant_does_not_see_the_other(
     pids: dict[str, int], worlds: tuple[list[Step], list[list[Step]], list[list[Step]]]
