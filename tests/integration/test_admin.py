@@ -244,3 +244,16 @@ def test_slots(vault: Daemon) -> None:
         assert again != slot
         admin.call("slot.remove", {"slot": again})
         assert admin.call("login", {"kind": "key-file", "bind": "self"}, key).code == "wrong_secret"
+
+
+def test_a_slot_is_removed_for_somebody(vault: Daemon) -> None:
+    """Who logged in with a slot's secret is no admin any more once somebody else has removed the slot."""
+    with Peer(vault.socket) as admin, Peer(vault.socket) as gone:
+        admin.call("login", LOGIN, PASSPHRASE)
+        key = os.urandom(64)
+        slot = admin.call("slot.add", {"kind": "key-file"}, key).header["slot"]
+        assert gone.call("login", {"kind": "key-file", "bind": "self"}, key).code == ""
+        assert gone.call("slot.list").code == ""
+        assert admin.call("slot.remove", {"slot": slot}).code == ""
+        assert gone.call("slot.list").code == "denied"
+        assert admin.call("slot.list").code == ""

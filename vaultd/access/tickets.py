@@ -145,6 +145,13 @@ class TicketTable:
             ended += self._end(uid, lambda ticket: same_process(ticket.holder, process))
         return ended
 
+    def slot_removed(self, slot: int, but: Ticket | None = None) -> list[Ticket]:
+        """End every ticket that was given for this slot's secret, except the remover's own; those ended."""
+        ended: list[Ticket] = []
+        for uid in list(self._by_uid):
+            ended += self._end(uid, lambda ticket: ticket.slot == slot and ticket is not but)
+        return ended
+
     def expire(self, now: Now) -> list[Ticket]:
         """End the tickets whose time is up; those ended."""
         ended: list[Ticket] = []

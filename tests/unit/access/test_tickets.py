@@ -103,3 +103,15 @@ def test_a_uid_has_few_tickets(world: World, table: TicketTable) -> None:
     admitted = [table.find(world.peer(0, 60, session=s), world.now) is not None for s in range(40, 45)]
     assert admitted == [False, False, True, True, True]
     assert table.find(world.peer(7, 60, session=90), world.now) is kept
+
+
+def test_tickets_end_with_their_slot(world: World, table: TicketTable) -> None:
+    """Removing a slot ends what its secret gave to others; the remover's own ticket, and other slots', stay."""
+    shells = [world.peer(0, pid) for pid in (40, 41)] + [world.peer(1, 42)]
+    mine, theirs, other = (
+        table.issue(shell, shell.process, slot=slot, now=world.now, random=RANDOM)
+        for shell, slot in zip(shells, (1, 1, 2), strict=True)
+    )
+    assert table.slot_removed(1, but=mine) == [theirs]
+    assert table.slot_removed(1) == [mine]
+    assert table.find(shells[2], world.now) is other

@@ -171,6 +171,8 @@ def _settled(call: Call, future: Future[tuple[Slot, Key]], proven: Callable[[Slo
         raise
     with key:
         engine.delays.succeeded(uid)
+        if all(slot.id != one.id for one in engine.vaults.require().ledger.slots):
+            raise WrongSecret("the key slot was removed meanwhile", "use another slot's secret")
         return proven(slot, key)
 
 
@@ -347,4 +349,6 @@ def slot_remove(call: Call) -> Pending:
     """Revoke a slot; `rotate root` makes that hold against whoever kept its copy."""
     call.require_admin()
     call.staged(call.barrier.remove_slot(call.keys["slot"], actor=call.actor))
+    # Whoever it is removed for may have logged in with it just before.
+    call.engine.forget_tickets(call.engine.tickets.slot_removed(call.keys["slot"], but=call.ticket))
     return Done()
