@@ -179,3 +179,22 @@ def test_reading_a_trail_delays_nobody(world: World) -> None:
 def _connected(path: str, function: Callable[[Raw], Any]) -> Any:
     with Raw(path) as raw:
         return function(raw)
+
+
+def test_a_tenants_own_admin_stays_within_bounds(world: World) -> None:
+    """Grants that a tenant gives itself are bounded, and a listing under thousands of patterns still tells the same."""
+    world.service("acme-lister", uid=4206)
+    patterns = [f"a{number}/**/b" for number in range(31)]
+
+    def fill(raw: Raw) -> list[str]:
+        keys = {"tenant": "acme", "service": "acme-lister", "can": ["list"]}
+        raw.call("grant.add", {**keys, "secrets": ["openai/*"]})
+        return [raw.call("grant.add", {**keys, "secrets": [*patterns, f"c{n}/**"]}).code for n in range(300)]
+
+    codes = as_uid(MANAGER, world.socket, fill)
+    assert codes == [""] * 255 + ["quota"] * 45
+
+    def listed(raw: Raw) -> list[str]:
+        return [item["secret"] for item in raw.call("secret.list", {"tenant": "acme"}).header["items"]]
+
+    assert as_uid(4206, world.socket, listed) == ["openai/prod", "openai/spare"]

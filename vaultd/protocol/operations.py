@@ -300,7 +300,7 @@ _ALL: Final = (
         tail=VALUE,
         rule=_value_or_upload,
         reply={"version": UINT32},
-        codes=(*_NAMED, "conflict", *_STORE),
+        codes=(*_NAMED, "quota", "conflict", *_STORE),
     ),
     Operation(
         "secret.get",

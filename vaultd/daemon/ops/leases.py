@@ -230,16 +230,16 @@ def list_all(call: Call) -> Pending:
         if "tenant" in call.keys:
             name = tenant_name(call.keys["tenant"])
             found = [lease for lease in found if barrier.name(lease.run.tenant) == name]
-    found = sorted((lease for lease in found if engine.anchor_lives(lease.run)), key=lambda one: (one.issued, one.id))
+    lives = {run: engine.anchor_lives(run) for run in {lease.run for lease in found}}
+    found = sorted((lease for lease in found if lives[lease.run]), key=lambda one: (one.issued, one.id))
     if call.is_admin:
         call.record(uid, call.event())
     else:
         call.counted()
-    items = (
-        (f"{lease.issued:020d}.{lease.id}", {**lease.to_dict(call.now), "tenant": barrier.name(lease.run.tenant)})
-        for lease in found
+    items = ((f"{lease.issued:020d}.{lease.id}", lease) for lease in found)
+    return Done(
+        page(items, call.keys, lambda lease: {**lease.to_dict(call.now), "tenant": barrier.name(lease.run.tenant)})
     )
-    return Done(page(items, call.keys))
 
 
 @operation("lease.revoke")

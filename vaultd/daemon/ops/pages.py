@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["page"]
+
+T = TypeVar("T")
 
 _ROOM: Final = 32_768
 """Bytes that a page's items may take, as far as `_weight` can tell: half of a frame."""
@@ -24,13 +26,16 @@ def _weight(value: Any) -> int:
     return 10
 
 
-def page(items: Iterable[tuple[str, dict[str, Any]]], keys: Mapping[str, Any]) -> dict[str, Any]:
+def page(
+    items: Iterable[tuple[str, T]], keys: Mapping[str, Any], tell: Callable[[T], dict[str, Any]]
+) -> dict[str, Any]:
     """The reply's keys: as many items after `keys["after"]` as fit, and `next` when there are more.
 
     Args:
         items: each with its cursor, in ascending order of cursors, no two the same: so a page neither repeats nor loses
             what did not change meanwhile.
         keys: the request's: `after` (a `next` of before) and `limit`.
+        tell: what is said of an item; asked for those on the page alone, since a listing may have thousands.
     """
     after, limit = keys.get("after", ""), keys.get("limit", 1_024)
     listed: list[dict[str, Any]] = []
@@ -38,9 +43,10 @@ def page(items: Iterable[tuple[str, dict[str, Any]]], keys: Mapping[str, Any]) -
     for cursor, item in items:
         if cursor <= after:
             continue
-        room -= _weight(item)
+        told = tell(item)
+        room -= _weight(told)
         if listed and (room < 0 or len(listed) >= limit):
             return {"items": listed, "next": last}
-        listed.append(item)
+        listed.append(told)
         last = cursor
     return {"items": listed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.decide import NO_USAGE, Request, explain
 from vaultd.access.grants import Grant
@@ -14,12 +14,16 @@ from vaultd.access.services import Executable, Service
 from vaultd.daemon import zones
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, operation
-from vaultd.errors import ConfigError, Conflict, Invalid, NotFound
+from vaultd.errors import ConfigError, Conflict, Invalid, NotFound, QuotaExceeded
 from vaultd.names import purpose, secret_name, service_name
 
 if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.dispatch import Pending
+
+_MOST_GRANTS: Final = 4_096
+_MOST_OF_SERVICE: Final = 256
+"""Grants of a tenant, and of one service there, that the tenant's own services may add; admins may add more."""
 
 
 @operation("service.add")
@@ -70,16 +74,16 @@ def service_list(call: Call) -> Pending:
     """The services, by name."""
     call.require_admin()
     barrier = call.barrier
-    items = []
-    for service in call.engine.services.all():
+
+    def told(service: Service) -> dict[str, Any]:
         told = {key: value for key, value in service.to_dict().items() if value is not None}
         told["service"] = told.pop("name")
         if service.exe is not None:
             told["exe"] = service.exe.path
-        told["tenants"] = len(barrier.system.links.get(service.name, ()))
-        items.append((str(service.name), told))
+        return told | {"tenants": len(barrier.system.links.get(service.name, ()))}
+
     call.record(None, call.event())
-    return Done(page(items, call.keys))
+    return Done(page(((str(service.name), service) for service in call.engine.services.all()), call.keys, told))
 
 
 @operation("service.remove")
@@ -113,10 +117,18 @@ def grant_add(call: Call) -> Pending:
     grant = Grant.parse(raw, load=zones.load, wall=call.now.settled())
     if not call.is_admin:
         _no_wider_than_own(call, uid, grant)
+        _few_enough(call, uid, grant.service)
     engine.grants(uid)  # parsed before the change, so that the change can be made in both
     call.staged(call.barrier.add_grant(uid, grant.to_dict(), actor=call.actor))
     engine.grants(uid).add(grant)
     return Done({"grant": grant.id})
+
+
+def _few_enough(call: Call, uid: bytes, service: str) -> None:
+    """A tenant's own admin cannot make the daemon's memory, or the time of its decisions, grow without bound."""
+    grants = call.engine.grants(uid)
+    if len(grants.all()) >= _MOST_GRANTS or len(grants.of_service(service)) >= _MOST_OF_SERVICE:
+        raise QuotaExceeded("the tenant has as many grants as it may give itself", "remove some, or name patterns")
 
 
 def _no_wider_than_own(call: Call, uid: bytes, grant: Grant) -> None:
@@ -130,15 +142,17 @@ def _no_wider_than_own(call: Call, uid: bytes, grant: Grant) -> None:
 def grant_list(call: Call) -> Pending:
     """A tenant's grants."""
     uid = call.allowed("manage", call.keys["tenant"])
-    items = []
-    for grant in sorted(call.engine.grants(uid).all(), key=lambda one: one.id):
-        told = {key: value for key, value in grant.to_dict().items() if value is not None and value != []}
-        told["grant"] = told.pop("id")
-        if grant.expires is not None:
-            told["expires"] = grant.expires // SECOND
-        items.append((grant.id, told))
+    grants = sorted(call.engine.grants(uid).all(), key=lambda one: one.id)
     call.record(uid, call.event())
-    return Done(page(items, call.keys))
+    return Done(page(((grant.id, grant) for grant in grants), call.keys, _told))
+
+
+def _told(grant: Grant) -> dict[str, Any]:
+    told = {key: value for key, value in grant.to_dict().items() if value is not None and value != []}
+    told["grant"] = told.pop("id")
+    if grant.expires is not None:
+        told["expires"] = grant.expires // SECOND
+    return told
 
 
 @operation("grant.remove")

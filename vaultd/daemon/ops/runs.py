@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.decide import decide_open
@@ -232,7 +233,7 @@ def list_all(call: Call) -> Pending:
         call.record(uid, call.event())
     else:
         call.counted()
-    return Done(page(((f"{run.opened:020d}.{run.id}", _listed(call, run)) for run in runs), call.keys))
+    return Done(page(((f"{run.opened:020d}.{run.id}", run) for run in runs), call.keys, partial(_listed, call)))
 
 
 def _listed(call: Call, run: Run) -> dict[str, Any]:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.decide import listing
 from vaultd.access.denials import denied
+from vaultd.daemon.dispatch import Deferred
+from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.ops.pages import page
-from vaultd.daemon.ops.table import Done, operation
+from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.ops.values import Upload, value_of
-from vaultd.errors import Invalid, NotFound
+from vaultd.errors import Internal, Invalid, NotFound, QuotaExceeded, VaultdError
 from vaultd.names import SecretName, secret_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.access.grants import Grant
     from vaultd.daemon.call import Call
     from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.readers import Reading
     from vaultd.vault.secrets import Stored
     from vaultd.vault.state import Secret, Version
 
+_log = logging.getLogger(__name__)
+
 _SECOND = 10**9
+
+_AT_ONCE: Final = 4_096
+"""Comparisons of a name with a pattern that one listing may take at once: about a millisecond."""
+
+_MOST_SECRETS: Final = 16_384
+"""Secrets of a tenant that its own services may make; admins may make more."""
 
 
 @operation("value.begin")
@@ -52,6 +68,10 @@ def put(call: Call) -> Pending:
     """A new version, of a new secret or of one that exists."""
     keys, secret = call.keys, secret_name(call.keys["secret"])
     uid = call.allowed("put", keys["tenant"], secret)
+    if not call.is_admin:
+        known = call.barrier.tenant(uid).state.secrets
+        if len(known) >= _MOST_SECRETS and secret not in known:
+            raise QuotaExceeded("the tenant has as many secrets as it may make itself", "delete some")
     with value_of(call) as value:
         stored = call.barrier.put(
             uid,
@@ -90,18 +110,65 @@ def _named(call: Call, action: str) -> tuple[bytes, SecretName]:
 
 
 @operation("secret.list")
-def list_all(call: Call) -> Pending:
+def list_all(call: Call) -> Pending | Deferred:
     """A tenant's secrets: all for admins, for others those that a grant lets them list."""
     uid = call.allowed("list", call.keys["tenant"])
     barrier = call.barrier
     secrets = barrier.list(uid)
-    if not call.is_admin:
-        service = call.service()
-        grants = listing(service.name, call.engine.grants(uid).of_service(service.name), call.now)
-        secrets = [secret for secret in secrets if any(grant.names(secret.name) for grant in grants)]
     now = barrier.now()
     call.record(uid, call.event())
-    return Done(page(((secret.name, _secret(secret, now)) for secret in secrets), call.keys))
+
+    def told(shown: list[Secret]) -> Pending:
+        return Done(page(((one.name, one) for one in shown), call.keys, lambda one: _secret(one, now)))
+
+    if call.is_admin:
+        return told(secrets)
+    service = call.service()
+    grants = listing(service.name, call.engine.grants(uid).of_service(service.name), call.now)
+    if len(secrets) * sum(len(grant.patterns) for grant in grants) <= _AT_ONCE:
+        return told([secret for secret in secrets if any(grant.names(secret.name) for grant in grants)])
+    return _narrowed(call, secrets, grants, told)
+
+
+def _narrowed(
+    call: Call, secrets: list[Secret], grants: list[Grant], told: Callable[[list[Secret]], Pending]
+) -> Deferred:
+    """A long listing under many patterns is narrowed in slices, others served in between."""
+    reading = call.engine.readers.ask(call.facts.uid)
+    deferred = Deferred()
+    task = call.engine.loop.create_task(_narrow(call, reading, secrets, grants, told, deferred))
+    call.engine.tasks.add(task)
+    task.add_done_callback(call.engine.tasks.discard)
+    return deferred
+
+
+async def _narrow(
+    call: Call,
+    reading: Reading,
+    secrets: list[Secret],
+    grants: list[Grant],
+    told: Callable[[list[Secret]], Pending],
+    deferred: Deferred,
+) -> None:
+    try:
+        shown = []
+        async with reading:
+            for secret in secrets:
+                if any(grant.names(secret.name) for grant in grants):
+                    shown.append(secret)
+                if await reading.pause():
+                    call.engine.unsealed()  # it may have been sealed meanwhile
+        deferred.settle(told(shown))
+    except VaultdError as error:
+        deferred.settle(Refused(error))
+    except asyncio.CancelledError:
+        deferred.settle(stopping())
+        raise
+    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
+        _log.error("a bug in %s: %s", call.op, describe_error(error))
+        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+    finally:
+        reading.done()
 
 
 def _secret(secret: Secret, now: int) -> dict[str, Any]:
@@ -127,8 +194,8 @@ def history(call: Call) -> Pending:
     uid, name = _named(call, "list")
     secret, now = call.barrier.history(uid, name), call.barrier.now()
     call.record(uid, call.event(secret=name))
-    items = ((f"{version.number:010d}", _version(version, now)) for version in secret.versions.values())
-    return Done(page(items, call.keys))
+    items = ((f"{version.number:010d}", version) for version in secret.versions.values())
+    return Done(page(items, call.keys, lambda version: _version(version, now)))
 
 
 def _version(version: Version, now: int) -> dict[str, Any]:

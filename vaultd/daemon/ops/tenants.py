@@ -41,7 +41,7 @@ def list_all(call: Call) -> Pending:
     call.require_admin()
     tenants = call.barrier.tenants()
     call.record(None, call.event())
-    return Done(page(((facts.name, _told(facts)) for facts in tenants), call.keys))
+    return Done(page(((facts.name, facts) for facts in tenants), call.keys, _told))
 
 
 @operation("tenant.show")
