@@ -135,7 +135,8 @@ class Story:
         return [json.loads(line) for line in self.ctl("--json", *arguments, show=False).splitlines()]
 
     def start(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, env=self.environment, **options)
+        # Without the terminal: each `vaultctl run` would take it for its command, and eight of them do not share it.
+        process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, **options)
         self.processes.append(process)
         return process
 
