@@ -81,6 +81,7 @@ class Ledger:
         self._closed = False
         self._abandoned = survey.abandoned
         self._domains: dict[bytes, Domain] = {}
+        self._names: dict[bytes, str] = {}
         self._logs = LogTable(store, self.vault_id)
         self._trail = Trail(self.vault_id, journal, _Dating(self, clock), random, self.domain(SYSTEM))
         self._committer = Committer(store, journal, survey.state, survey.found.anchor, survey.since)
@@ -301,6 +302,7 @@ class Ledger:
 
     def _forget(self, keys: UnsealedKeys) -> None:
         self._keys = self._pipeline.keys = None
+        self._names = {}
         self._logs.close_all()
         keys.wipe()
 
@@ -344,6 +346,13 @@ class Ledger:
         if entry is None or uid == SYSTEM:
             raise NotFound("there is no such tenant")
         return entries.open_name(self.vault_id, entry, self.system_log.keys.record)
+
+    def by_name(self) -> list[tuple[str, bytes]]:
+        """Name and uid of every tenant that is not deleted, by name. Each name is opened once while unsealed."""
+        self._unsealed()
+        known = {uid: self._names.get(uid) or self.name(uid) for uid in self.keyring.by_index.values()}
+        self._names = known
+        return sorted((name, uid) for uid, name in known.items())
 
     @property
     def root(self) -> Key:

@@ -11,6 +11,7 @@ from tests.support.barrier_world import ADMIN, BarrierWorld
 from vaultd.errors import Exists, NotFound, Sealed, StoreError
 from vaultd.names import secret_name, tenant_name
 from vaultd.store import Fault, MemoryStore
+from vaultd.vault import entries
 
 KEY = secret_name("openai/prod")
 GRANT = {"id": "grant_1", "service": "agent", "secrets": ["**"]}
@@ -193,3 +194,24 @@ def test_links_that_a_crash_left_are_tidied(world: BarrierWorld) -> None:
     assert world.barrier.system.links == {}
     assert any("vault.tidied" in body for body in world.bodies())
     assert not world.barrier.linked("agent", uid)
+
+
+def test_names_are_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing thousands of tenants page by page opens each name once, until the vault is sealed."""
+    world = BarrierWorld()
+    for name in ("beta", "acme", "gamma"):
+        world.tenant(name)
+    opened = []
+    inner = entries.open_name
+    monkeypatch.setattr(entries, "open_name", lambda *arguments: opened.append(arguments) or inner(*arguments))
+    world.barrier.delete_tenant("gamma", actor=ADMIN)
+    opened.clear()
+    for _ in range(3):
+        assert [name for name, _ in world.barrier.tenant_names()] == ["acme", "beta"]
+    assert len(opened) == 2
+    world.barrier.seal(actor=ADMIN)
+    with pytest.raises(Sealed):
+        world.barrier.tenant_names()
+    world.unseal()
+    assert dict(world.barrier.tenant_names()) == {name: world.barrier.uid(name) for name in ("acme", "beta")}
+    assert len(opened) == 4
