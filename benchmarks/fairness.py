@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from vaultd.clock import SystemClock
 from vaultd.crypto.memory import SecretBytes
 from vaultd.daemon.config import Limits
-from vaultd.daemon.dispatch import Answer, Handler
+from vaultd.daemon.handling import Answer, Handler
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
 from vaultd.daemon.server import Server

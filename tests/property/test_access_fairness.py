@@ -1,4 +1,4 @@
-"""Queues and buckets against plain models."""
+"""Buckets against plain models."""
 
 from __future__ import annotations
 
@@ -7,40 +7,8 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultd.access.fair import FairQueue
 from vaultd.access.instants import SECOND
 from vaultd.access.throttle import Buckets, Rate
-
-
-@settings(max_examples=200)
-@given(
-    st.integers(1, 4),
-    st.lists(st.one_of(st.integers(0, 4), st.just("pop"), st.tuples(st.just("drop"), st.integers(0, 4))), max_size=200),
-)
-def test_no_uid_waits_for_more_than_a_burst_of_each_other(burst: int, steps: list[object]) -> None:
-    """The head of a uid's row is popped after at most a burst of each other waiting uid; rows keep their order."""
-    queue: FairQueue[int] = FairQueue(burst=burst)
-    rows: dict[int, list[int]] = {}
-    passed: dict[int, int] = {}  # uid -> items of others popped since its head became the head
-    for n, step in enumerate([*steps, *["pop"] * len(steps)]):
-        if isinstance(step, int):
-            queue.push(step, n)
-            rows.setdefault(step, []).append(n)
-            passed.setdefault(step, 0)
-        elif isinstance(step, tuple):
-            assert queue.drop(step[1]) == rows.pop(step[1], [])
-            passed.pop(step[1], None)
-        elif rows:
-            uid, item = queue.pop()
-            assert item == rows[uid].pop(0)
-            for other in passed:
-                passed[other] += other != uid
-            # Five uids at most: four others, a burst each; one that left and came back stands behind.
-            assert passed[uid] <= 4 * burst
-            passed[uid] = 0
-            if not rows[uid]:
-                del rows[uid], passed[uid]
-        assert len(queue) == sum(map(len, rows.values()))
 
 
 @settings(max_examples=300)

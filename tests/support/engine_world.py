@@ -17,8 +17,8 @@ from vaultd.crypto.memory import SecretBytes
 from vaultd.crypto.slots import SlotKind
 from vaultd.daemon.anchors import Watcher
 from vaultd.daemon.config import LiveConfig
-from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.engine import Engine
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.processes import open_process
 from vaultd.daemon.vaults import VaultHolder
@@ -31,7 +31,7 @@ from vaultd.vault.create import create
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.processes import HeldProcess
 
 __all__ = ["ADMIN", "EngineWorld", "PeerConnection"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from vaultd.clock import SystemClock
 from vaultd.crypto.memory import SecretBytes
 from vaultd.daemon.config import Limits
-from vaultd.daemon.dispatch import Answer, Deferred, Handler
+from vaultd.daemon.handling import Answer, Deferred, Handler
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
 from vaultd.daemon.memfd import sealed_memfd

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from vaultd.access.facts import PeerFacts
     from vaultd.clock import Clock
     from vaultd.daemon.anchors import Watch
-    from vaultd.daemon.dispatch import Dispatcher, Ticket
+    from vaultd.daemon.dispatch import Dispatcher
+    from vaultd.daemon.handling import Ticket
     from vaultd.daemon.processes import HeldProcess
     from vaultd.protocol.messages import Malformed, Request
 

@@ -13,14 +13,14 @@ more than a slice of somebody else's.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 import traceback
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
+from vaultd.daemon.flush import FlushThread, timed_write
+from vaultd.daemon.handling import Answer, Deferred, Ticket
+from vaultd.daemon.turns import FairQueue
 from vaultd.errors import Halted, Internal, ProtocolError, VaultdError
 from vaultd.protocol.framing import wipe
 from vaultd.protocol.messages import Malformed, Request
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vaultd.daemon.connection import Connection
+    from vaultd.daemon.handling import Committer, Handler, Pending
 
-__all__ = ["Answer", "Committer", "Deferred", "Dispatcher", "Handler", "Pending", "Secret", "Ticket"]
+__all__ = ["Dispatcher", "describe"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,153 +59,6 @@ slow disk's flush runs in the thread, and the loop goes on deciding meanwhile.
 INLINE_GROUP: Final = 8
 """Larger groups go through the thread all the same: there is enough to decide meanwhile to make up for the detour."""
 
-T = TypeVar("T")
-
-
-class Secret(Protocol):
-    """A wipeable buffer, as `vaultd.crypto` makes them."""
-
-    def view(self) -> memoryview: ...
-
-    def wipe(self) -> None: ...
-
-
-class Answer:
-    """What a done request is answered with.
-
-    Args:
-        keys: of the reply's header, without id and ok.
-        tail: text or bytes behind the header that are no secret.
-        secret: a value that goes behind the header instead; wiped here once it is in the frame.
-        descriptor: sent beside the frame and then closed here.
-    """
-
-    __slots__ = ("descriptor", "keys", "secret", "tail")
-
-    def __init__(
-        self,
-        keys: dict[str, Any],
-        *,
-        tail: bytes | bytearray = b"",
-        secret: Secret | None = None,
-        descriptor: int | None = None,
-    ) -> None:
-        self.keys = keys
-        self.tail = tail
-        self.secret = secret
-        self.descriptor = descriptor
-
-
-class Pending(Protocol):
-    """A decided request whose record is staged: what remains is to answer it, once the record is durable."""
-
-    @property
-    def descriptor(self) -> bool:
-        """Whether the answer will carry one: then it waits until an earlier one is acknowledged."""
-        ...
-
-    def complete(self, error: VaultdError | None) -> Answer:
-        """Make the answer. Called once, in the event loop, when the socket has room; not at all when the peer is gone.
-
-        Args:
-            error: why the flush failed, or None. With an error nothing may be released; verbs that stop harm may still
-                answer that they did.
-
-        Raises:
-            VaultdError: becomes the answer.
-        """
-        ...
-
-
-class Deferred:
-    """Returned by a handler that cannot decide yet (a slot key is being derived, a follower waits for the next record).
-
-    The handler keeps it and calls `settle` from the event loop, once.
-    """
-
-    __slots__ = ("_dispatcher", "_settled", "_ticket")
-
-    def __init__(self) -> None:
-        self._dispatcher: Dispatcher | None = None
-        self._ticket: Ticket | None = None
-        self._settled: Pending | None = None
-
-    def settle(self, pending: Pending) -> None:
-        """Hand in the decision; its answer leaves with the next group."""
-        if self._settled is not None:
-            raise Internal("a deferred request was settled twice")
-        self._settled = pending
-        if self._dispatcher is not None and self._ticket is not None:
-            self._dispatcher._settle(self._ticket, pending)
-
-    def _attach(self, dispatcher: Dispatcher, ticket: Ticket) -> None:
-        self._dispatcher, self._ticket = dispatcher, ticket
-        if self._settled is not None:
-            dispatcher._settle(ticket, self._settled)
-
-
-class Handler(Protocol):
-    """What requests do: the daemon's upper half. Every method is called in the event loop and must not block."""
-
-    def connected(self, connection: Connection) -> None:
-        """A peer was attested; before its first request."""
-        ...
-
-    def disconnected(self, connection: Connection) -> None:
-        """It is gone; after its last request was handled."""
-        ...
-
-    def malformed(self, connection: Connection, message: str) -> None:
-        """A request was refused for its form (code `protocol`): for counting."""
-        ...
-
-    def handle(self, connection: Connection, request: Request) -> Pending | Deferred:
-        """Decide one request and stage its record. Its tail is zeroed once it is answered: to keep it longer, copy it.
-
-        Raises:
-            VaultdError: refused; what was staged before is still made durable before the refusal leaves.
-        """
-        ...
-
-
-class Committer(Protocol):
-    """What makes staged records durable: the ledger."""
-
-    @property
-    def dirty(self) -> bool:
-        """Whether anything is staged that no `take` has taken."""
-        ...
-
-    @property
-    def halted(self) -> bool:
-        """Whether a write failed, of whoever made it: nothing that was staged and not written will be."""
-        ...
-
-    def take(self) -> Any:
-        """The next batch of what is staged; all of it, unless `dirty` says that there is more."""
-        ...
-
-    def write(self, batch: Any) -> None:
-        """Make it durable; called in the flush thread, one batch at a time. Raises on any failure."""
-        ...
-
-    def finish(self, batch: Any, error: BaseException | None) -> object:
-        """Back in the event loop: mark the batch's receipts durable, or halt."""
-        ...
-
-
-class Ticket:
-    """One request from its taking to its answer."""
-
-    __slots__ = ("connection", "error", "pending", "request")
-
-    def __init__(self, connection: Connection, request: Request) -> None:
-        self.connection = connection
-        self.request = request
-        self.pending: Pending | None = None
-        self.error: VaultdError | None = None
-        """What went wrong with the group's flush."""
-
 
 class _Refusal:
     """A `Pending` that refuses."""
@@ -218,93 +72,6 @@ class _Refusal:
     def complete(self, error: VaultdError | None) -> Answer:
         # A failed flush speaks first: what the refusal was decided on may not be durable.
         raise error or self._error
-
-
-class FairQueue(Generic[T]):
-    """First come, first served within a uid; round robin between uids."""
-
-    __slots__ = ("_length", "_queues", "_turns")
-
-    def __init__(self) -> None:
-        self._queues: dict[int, deque[T]] = {}
-        self._turns: deque[int] = deque()
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def next_uid(self) -> int:
-        """Whose turn is next. Raises IndexError when nothing waits."""
-        return self._turns[0]
-
-    def has(self, uid: int) -> bool:
-        """Whether anything of `uid` waits."""
-        return uid in self._queues
-
-    def count(self, uid: int) -> int:
-        """How much of `uid` waits."""
-        return len(self._queues.get(uid, ()))
-
-    def put(self, uid: int, item: T) -> None:
-        """Append to the uid's own queue; a uid that had none waiting comes after those that have."""
-        waiting = self._queues.get(uid)
-        if waiting is None:
-            self._queues[uid] = deque((item,))
-            self._turns.append(uid)
-        else:
-            waiting.append(item)
-        self._length += 1
-
-    def get(self) -> T:
-        """The next item in turn. Raises IndexError when there is none."""
-        uid = self._turns.popleft()
-        waiting = self._queues[uid]
-        item = waiting.popleft()
-        if waiting:
-            self._turns.append(uid)
-        else:
-            del self._queues[uid]
-        self._length -= 1
-        return item
-
-
-class FlushThread:
-    """Writes batches one after the other in a thread of its own, and reports back to the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Any], None]) -> None:
-        self._loop = loop
-        self._write = write
-        self._queue: queue.SimpleQueue[tuple[Any, Callable[[BaseException | None, float], None]] | None]
-        self._queue = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="flush")
-        self._thread.start()
-
-    def submit(self, batch: Any, done: Callable[[BaseException | None, float], None]) -> None:
-        """Write `batch`, then call `done(error, seconds)` in the event loop."""
-        self._queue.put((batch, done))
-
-    def close(self) -> None:
-        """Finish what was submitted and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            batch, done = job
-            error, seconds = timed_write(self._write, batch)
-            self._loop.call_soon_threadsafe(done, error, seconds)
-
-
-def timed_write(write: Callable[[Any], None], batch: Any) -> tuple[BaseException | None, float]:
-    """Write `batch`; what it raised, and how many seconds it took."""
-    started = time.monotonic()
-    error: BaseException | None = None
-    try:
-        write(batch)
-    except Exception as raised:  # noqa: BLE001  whatever it is, the group must not be acknowledged; `finish` judges it
-        error = raised
-    return error, time.monotonic() - started
 
 
 def _nothing() -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.anchors import Watch
     from vaultd.daemon.config import Config, Limits, LiveConfig
     from vaultd.daemon.connection import Connection
-    from vaultd.daemon.dispatch import Deferred, Pending
+    from vaultd.daemon.handling import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
     from vaultd.daemon.processes import HeldProcess, Lineage
     from vaultd.daemon.server import Server

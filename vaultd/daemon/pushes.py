@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from vaultd.daemon.dispatch import FairQueue
+from vaultd.daemon.turns import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

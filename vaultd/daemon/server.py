@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vaultd.clock import Clock
     from vaultd.daemon.config import Limits
-    from vaultd.daemon.dispatch import Committer, Handler
+    from vaultd.daemon.handling import Committer, Handler
     from vaultd.daemon.kernel import Kernel
     from vaultd.daemon.listener import Listener
     from vaultd.daemon.peer import Peer

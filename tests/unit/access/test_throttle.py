@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vaultd.access.fair import FairQueue
 from vaultd.access.instants import SECOND
 from vaultd.access.throttle import Buckets, FailureDelays, Rate, Throttle, seconds_up
-from vaultd.errors import Internal, QuotaExceeded, Throttled
+from vaultd.errors import Internal, Throttled
 
 T0 = 5_000 * SECOND
 
@@ -107,78 +106,3 @@ def test_delays_are_sane() -> None:
     for first, longest in [(0, 1), (2, 1)]:
         with pytest.raises(Internal):
             FailureDelays(first, longest)
-
-
-def test_uids_take_turns() -> None:
-    """Each uid is served its burst in its turn, and its own items stay in order."""
-    queue = FairQueue[str](burst=2)
-    for n in range(5):
-        queue.push(1, f"a{n}")
-    for n in range(3):
-        queue.push(2, f"b{n}")
-    order = [queue.pop()[1] for _ in range(len(queue))]
-    assert order == ["a0", "a1", "b0", "b1", "a2", "a3", "b2", "a4"]
-    with pytest.raises(IndexError):
-        queue.pop()
-
-
-def test_a_flood_does_not_delay_a_late_comer_beyond_a_burst() -> None:
-    """An honest uid that comes after a thousand requests of another waits for one burst of them."""
-    queue = FairQueue[int](burst=4)
-    for n in range(1_000):
-        queue.push(1, n)
-    queue.push(2, 0)
-    assert [queue.pop()[0] for _ in range(5)] == [1, 1, 1, 1, 2]
-
-
-def test_the_next_uid_has_its_full_burst() -> None:
-    """What one uid left of its turn, by emptying its row, is not taken from the next."""
-    queue = FairQueue[str](burst=2)
-    queue.push(1, "a0")
-    for item in ("b0", "b1"):
-        queue.push(2, item)
-    queue.push(3, "c0")
-    assert [queue.pop()[1] for _ in range(4)] == ["a0", "b0", "b1", "c0"]
-
-
-def test_leaving_and_coming_back_gains_no_turn() -> None:
-    """A uid that empties its row and pushes again goes behind those who wait."""
-    queue = FairQueue[str](burst=4)
-    queue.push(1, "a")
-    queue.push(2, "b")
-    assert queue.pop() == (1, "a")
-    queue.push(1, "c")
-    assert queue.pop() == (2, "b")
-    assert queue.pop() == (1, "c")
-
-
-def test_a_uids_row_is_bounded() -> None:
-    """The row of one uid refuses what would be too much, and others' rows do not."""
-    queue = FairQueue[int](per_uid=3)
-    for n in range(3):
-        queue.push(1, n)
-    with pytest.raises(QuotaExceeded):
-        queue.push(1, 3)
-    queue.push(2, 0)
-    assert (queue.waiting(1), queue.waiting(2), queue.waiting(3), len(queue)) == (3, 1, 0, 4)
-
-
-def test_dropping_a_uid_leaves_the_others_in_order() -> None:
-    """Dropping gives back what waited, and the next uid has its full burst."""
-    queue = FairQueue[str](burst=2)
-    for item in ("a0", "a1", "a2"):
-        queue.push(1, item)
-    for item in ("b0", "b1", "b2"):
-        queue.push(2, item)
-    queue.push(3, "c0")
-    queue.pop()
-    assert queue.drop(1) == ["a1", "a2"]
-    assert queue.drop(1) == []
-    assert [queue.pop()[1] for _ in range(4)] == ["b0", "b1", "c0", "b2"]
-
-
-def test_a_queue_needs_room() -> None:
-    """A burst or a bound below one is a bug in the caller."""
-    for burst, per_uid in [(0, 1), (1, 0)]:
-        with pytest.raises(Internal):
-            FairQueue[int](burst, per_uid)

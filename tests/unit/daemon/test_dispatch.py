@@ -15,8 +15,10 @@ from tests.support.serving import Ledger, Small, answered
 from vaultd.access.facts import PeerFacts
 from vaultd.clock import ManualClock
 from vaultd.daemon.connection import Connection
-from vaultd.daemon.dispatch import UID_IN_FLIGHT, Deferred, Dispatcher, FairQueue
+from vaultd.daemon.dispatch import UID_IN_FLIGHT, Dispatcher
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.kernel import Kernel
+from vaultd.daemon.turns import FairQueue
 from vaultd.errors import Internal
 from vaultd.protocol.connection import Connection as Wire
 from vaultd.protocol.connection import Role

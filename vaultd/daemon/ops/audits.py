@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultd.access.instants import SECOND
 from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.reader import Filter, export_header
-from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.readers import Place
 from vaultd.errors import Internal, Invalid, VaultdError
@@ -19,7 +19,7 @@ from vaultd.protocol.operations import MAX_TAIL
 if TYPE_CHECKING:
     from vaultd.audit.reader import Record, TrailReader
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.readers import Reading
 
 _log = logging.getLogger(__name__)

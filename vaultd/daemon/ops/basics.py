@@ -17,7 +17,7 @@ from vaultd.protocol.operations import MAX_VALUE
 
 if TYPE_CHECKING:
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
 
 _FEATURES: Final = ["memfd", "pipelining", "subscribe", "upload"]
 _MOST_TOPICS: Final = 1_024

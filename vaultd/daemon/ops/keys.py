@@ -13,8 +13,8 @@ from vaultd.access.tickets import DEFAULT_TICKET_TTL, LONGEST_TICKET_TTL
 from vaultd.audit.body import Event
 from vaultd.crypto.memory import SecretBytes
 from vaultd.crypto.slots import SlotKind
-from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.table import Done, Refused, Stopped, operation, stopping
 from vaultd.daemon.processes import parent_of
 from vaultd.errors import Busy, Denied, Internal, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vaultd.crypto.memory import Key
     from vaultd.crypto.slots import Slot
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.processes import HeldProcess
 
 _log = logging.getLogger(__name__)

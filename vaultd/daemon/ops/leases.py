@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vaultd.access.leases import Lease
     from vaultd.access.run import Run
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.processes import HeldProcess
     from vaultd.names import SecretName
     from vaultd.vault.secrets import SecretRef

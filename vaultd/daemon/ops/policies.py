@@ -19,7 +19,7 @@ from vaultd.names import purpose, secret_name, service_name
 
 if TYPE_CHECKING:
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
 
 _MOST_GRANTS: Final = 4_096
 _MOST_OF_SERVICE: Final = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.denials import denied
-from vaultd.daemon.dispatch import Answer
+from vaultd.daemon.handling import Answer
 from vaultd.daemon.memfd import sealed_memfd
 from vaultd.daemon.ops.table import operation
 from vaultd.errors import StoreError, VaultdError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vaultd.audit.receipt import Receipt
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.vault.secrets import SecretRef
 
 __all__ = ["Revealed"]

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.denials import denied
-from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.ops.values import value_of
 from vaultd.errors import Internal, NotFound, VaultdError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.vault.rotation import Rotated, Slices
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from vaultd.access.facts import same_process
 from vaultd.access.instants import SECOND
 from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
-from vaultd.daemon.dispatch import Answer
+from vaultd.daemon.handling import Answer
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.daemon.processes import is_ancestor, open_process
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vaultd.access.run import Run
     from vaultd.access.runs import OpenedRun
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.processes import HeldProcess
 
 __all__ = ["Opened"]

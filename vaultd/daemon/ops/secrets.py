@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.decide import listing
 from vaultd.access.denials import denied
-from vaultd.daemon.dispatch import Deferred
 from vaultd.daemon.dispatch import describe as describe_error
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Refused, operation, stopping
 from vaultd.daemon.ops.values import Upload, value_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vaultd.access.grants import Grant
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Pending
+    from vaultd.daemon.handling import Pending
     from vaultd.daemon.readers import Reading
     from vaultd.vault.secrets import Stored
     from vaultd.vault.state import Secret, Version

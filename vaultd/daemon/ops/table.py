@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from vaultd.daemon.dispatch import Answer, Deferred, Pending
+from vaultd.daemon.handling import Answer, Deferred, Pending
 from vaultd.errors import Internal, Unavailable, VaultdError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
     from vaultd.daemon.call import Call
-    from vaultd.daemon.dispatch import Deferred, Pending
+    from vaultd.daemon.handling import Deferred, Pending
     from vaultd.vault.tenants import TenantFacts
 
 
