@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import PASSPHRASE
+from tests.support.fleet import RUNS, Fleet
 from tests.support.peers import Peer
 from tests.support.tenants import ACME, AGENT, NOBODY, RESPONDER, World
 from vaultclient import Client
@@ -25,6 +26,8 @@ from vaultd.vault.barrier import Barrier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.needs_root
 
@@ -68,6 +71,27 @@ def ends(world: World, since: int, tenant: str | None = "acme") -> list[tuple[st
         for body in bodies(world, tenant)[since:]
         if body["kind"] == "run.ended"
     ]
+
+
+def test_a_fleet_at_work(daemon: Daemon) -> None:
+    """50 runs of 20 tenants, of every kind: a stop and a kill end no agent, and fail no lease for longer than that."""
+    fleet = Fleet(daemon)
+    try:
+        before = fleet.runs()
+        assert len(before) == RUNS
+        away = []
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            away.append(fleet.restart(number))
+            fleet.wait()
+            assert fleet.runs() == before
+        outcome = fleet.end()
+    finally:
+        fleet.kill()
+    assert (outcome.ended, outcome.failed) == (0, [])
+    assert outcome.calls > 200
+    print(f"away {max(away) * 1e3:.0f} ms, longest lease call {outcome.longest * 1e3:.0f} ms of {outcome.calls}")
+    # A client asks again after at most a second; all else is the restart.
+    assert outcome.longest < max(away) + 5
 
 
 @ENDINGS
