@@ -139,6 +139,18 @@ def test_nobody_fills_the_journal(world: World, uid: int, op: str) -> None:
     assert world.journal().count(b"\n") - before < 100
 
 
+def test_one_agent_does_not_use_up_its_tenants_rate() -> None:
+    """While one uid's agents send all that their tenant may, another uid's of the same tenant are served."""
+    limits = "[limits]\nrequests_per_second = 80\nrequests_burst = 80\n"
+    with World(config=limits) as slow, Peer(slow.socket, uid=AGENT) as flood, Peer(slow.socket, uid=MANAGER) as other:
+        token = flood.call("run.open", OPEN).header["token"]
+        codes = [flood.call("lease.list", run=token).code for _ in range(200)]
+        assert codes.count("throttled") > 50
+        token = other.call("run.open", OPEN).header["token"]
+        for _ in range(5):
+            assert other.call("lease.acquire", PROD, run=token).tail == ACME
+
+
 def test_reading_a_trail_delays_nobody(world: World) -> None:
     """However many pages one uid asks for, only so many are under way, and others are served between their slices."""
     explain = {"tenant": "acme", "secret": "openai/prod", "service": "acme-agent"}

@@ -122,6 +122,7 @@ class Engine:
         rate = _rate(limits)
         self._throttle: Throttle[int] = Throttle(rate)
         self._tenant_throttle: Throttle[bytes] = Throttle(rate)
+        self._share: Throttle[int] = Throttle(_share(rate))
         self.refusals = Refusals(self._record_quietly, live.current.audit.throttle_window_seconds * 10**9)
         self.derivations = 0
         self.deriving: dict[int, int] = {}
@@ -225,7 +226,13 @@ class Engine:
         return run
 
     def _hold_tenant_rate(self, call: Call) -> None:
-        if call.run is not None and self._tenant_throttle.take(call.run.tenant, call.now.boot):
+        """Hold a run's request against its tenant's rate; what its uid has for itself is not.
+
+        Otherwise one of a tenant's agents could send all that the tenant may, and every other would be refused.
+        """
+        if call.run is None or not self._share.take(call.facts.uid, call.now.boot):
+            return
+        if self._tenant_throttle.take(call.run.tenant, call.now.boot):
             self.refusals.count("throttled", call.facts.uid, call.now.boot)
             self._tenant_throttle.check(call.run.tenant, call.now.boot)
 
@@ -525,6 +532,7 @@ class Engine:
         limits = self.live.current.limits
         self.server.reconfigure(limits)
         self._throttle.rate = self._tenant_throttle.rate = _rate(limits)
+        self._share.rate = _share(self._throttle.rate)
         self.book.limits = self._live_limits()
 
     # -- the whole vault
@@ -544,3 +552,8 @@ def _rate(limits: Limits) -> Rate:
     """The bucket of one uid or tenant: its burst as whole seconds' worth of its rate, at least one."""
     seconds = max(1, limits.requests_burst // limits.requests_per_second)
     return Rate(limits.requests_per_second * seconds, seconds)
+
+
+def _share(rate: Rate) -> Rate:
+    """What a uid may send in its tenant's runs whatever the tenant's others send: an eighth of the whole."""
+    return Rate(max(1, rate.tokens // 8), rate.seconds)
