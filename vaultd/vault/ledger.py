@@ -47,6 +47,9 @@ __all__ = ["Ledger"]
 
 _VAULTD: Final = Actor("system")
 _RESTORE: Final = "restore the whole vault directory from one backup"
+_AT_REST: Final = 60_000_000_000
+"""Nanoseconds after which the time is anchored although nothing happened: who crashes an idle daemon and sets the clock
+back gives expired grants no more than this."""
 
 
 class Ledger:
@@ -526,7 +529,7 @@ class Ledger:
         """To be called about once a second: has reads anchored by the next flush, and ends audit sessions."""
         if self._keys is not None and not self.halted:
             self._trail.expire_sessions()
-            self._pipeline.want_anchor()
+            self._pipeline.want_anchor(at_rest=self.now() - self.anchor.wall >= _AT_REST)
 
     def take(self) -> Batch | None:
         """The next batch to write; None when there is none, or one is being written.

@@ -142,9 +142,9 @@ class Pipeline:
         if self.open.keyring is not None:
             self.shut()
 
-    def want_anchor(self) -> None:
-        """Anchor the reads that are not, with the next flush."""
-        if self._since_anchor:
+    def want_anchor(self, *, at_rest: bool = False) -> None:
+        """Anchor the reads that are not, with the next flush; or, if nothing happened, the time that has passed."""
+        if self._since_anchor or at_rest:
             self.open.anchors = max(self.open.anchors, 1)
 
     def rest(self) -> None:

@@ -333,6 +333,19 @@ def test_reads_are_flushed_without_an_anchor(world: World) -> None:
     assert _anchor(world).position.offset == len(world.store.disk.peek(JOURNAL))
 
 
+def test_time_is_anchored_at_rest(world: World) -> None:
+    """What has expired while nothing happened does not come back when the machine stops and its clock is set back."""
+    world.put("acme")
+    world.flush()
+    before = _anchor(world)
+    for _ in range(3):
+        world.clock.advance(59.0)
+        world.ledger.tick()
+        world.flush()
+    assert _anchor(world).sequence == before.sequence + 1
+    assert _anchor(world).wall == before.wall + 118 * 10**9
+
+
 def test_a_change_of_the_keyring_ends_its_batch(world: World) -> None:
     """A change of a log that comes after one of the keyring is in the next batch; another keyring change may join."""
     world.put("acme")
