@@ -139,6 +139,27 @@ def test_nobody_fills_the_journal(world: World, uid: int, op: str) -> None:
     assert world.journal().count(b"\n") - before < 100
 
 
+def test_unfinished_uploads_are_bounded(world: World) -> None:
+    """One uid's uploads take sixteen largest values at most; what is dropped, replaced or used makes room again."""
+    size = {"size": 1 << 20}
+
+    def there(raw: Raw) -> list[str]:
+        others = [Raw(world.socket) for _ in range(20)]
+        codes = [other.call("value.begin", size).code for other in others]
+        codes += [others[0].call("value.begin", {"size": 4}).code, raw.call("value.begin", {"size": 1 << 19}).code]
+        others[0].call("value.chunk", {"offset": 0}, b"four")
+        put = {"tenant": "acme", "secret": "uploads/four", "upload": True}
+        codes += [others[0].call("secret.put", put).code, others[1].call("value.begin", size).code]
+        for other in others:
+            other.close()
+        while raw.call("value.begin", size).code == "quota":  # until the daemon has seen all of them close
+            pass
+        return codes
+
+    codes = as_uid(MANAGER, world.socket, there)
+    assert codes == [""] * 16 + ["quota"] * 4 + ["", "", "", ""]
+
+
 def test_one_agent_does_not_use_up_its_tenants_rate() -> None:
     """While one uid's agents send all that their tenant may, another uid's of the same tenant are served."""
     limits = "[limits]\nrequests_per_second = 80\nrequests_burst = 80\n"

@@ -66,9 +66,9 @@ class Tally(Generic[K]):
         if self.full(key):
             raise QuotaExceeded(f"too many live {self._what}", "it frees as they end; release what is not needed")
 
-    def add(self, key: K) -> None:
-        """One more."""
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def add(self, key: K, count: int = 1) -> None:
+        """`count` more."""
+        self._counts[key] = self._counts.get(key, 0) + count
 
     def remove(self, key: K, count: int = 1) -> None:
         """`count` fewer; more than there are is a bug."""

@@ -17,6 +17,7 @@ from vaultd.access.denials import denied
 from vaultd.access.grants import GrantTable
 from vaultd.access.instants import Now
 from vaultd.access.quotas import Limits as LiveLimits
+from vaultd.access.quotas import Tally
 from vaultd.access.services import Service, ServiceTable
 from vaultd.access.throttle import FailureDelays, Rate, Throttle
 from vaultd.access.tickets import TicketTable
@@ -60,6 +61,9 @@ TICK_SECONDS: Final = 1.0
 
 COMPACT_TICKS: Final = 10
 """Ticks between two looks for a log of which most is dead: one is compacted at a time, so no more often than this."""
+
+MOST_UPLOADED: Final = 16 << 20
+"""Bytes of unfinished uploads that one uid may have: sixteen of the largest values at once."""
 
 _VAULTD: Final = Actor("system")
 
@@ -126,6 +130,7 @@ class Engine:
         self.refusals = Refusals(self._record_quietly, live.current.audit.throttle_window_seconds * 10**9)
         self.derivations = 0
         self.deriving: dict[int, int] = {}
+        self.uploads: Tally[int] = Tally(MOST_UPLOADED, "bytes of uploads")
         self.waiting: dict[int, Callable[[], None]] = {}
         """By uid, what gives up a try of a slot's secret that waits for its delay."""
         self.worker = ThreadPoolExecutor(1, "argon2id")

@@ -44,17 +44,17 @@ def begin(call: Call) -> Pending:
     if not call.is_admin:
         call.service()
     context = call.connection.context
-    upload = Upload(call.keys["size"])
-    if context.upload is not None:
+    if context.upload is not None:  # first: what it takes is the new one's to use
         context.upload.wipe()
-    context.upload = upload
-    call.record(None, call.event())  # not its size: a journal that anybody may check must not tell lengths
+        context.upload = None
+    context.upload = Upload(call.keys["size"], call.engine.uploads, call.facts.uid)
+    call.counted()  # its use is recorded
     return Done()
 
 
 @operation("value.chunk")
 def chunk(call: Call) -> Pending:
-    """Bytes of the upload. Counted, not recorded one by one: the upload's beginning is, and so is its use."""
+    """Bytes of the upload. Counted, not recorded one by one: its use is."""
     upload = call.connection.context.upload
     if upload is None:
         raise Invalid("nothing is being uploaded on this connection", "send value.begin first")
