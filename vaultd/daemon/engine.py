@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ from vaultd.daemon import zones
 from vaultd.daemon.call import Call
 from vaultd.daemon.confinement import Confinement
 from vaultd.daemon.kept import KeptRuns
+from vaultd.daemon.lastword import LastWord
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
@@ -141,7 +143,9 @@ class Engine:
         self._grants: dict[bytes, GrantTable] = {}
         self._anchors: dict[str, Watch] = {}
         self._confined: dict[Process, Watch] = {}
-        self.kept = KeptRuns(self)
+        config = live.current
+        self.kept = KeptRuns(self, LastWord((os.path.join(config.dir, "living"), f"{config.socket}.living")))
+        vaults.on_halt = self.kept.leave_word
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -332,14 +336,16 @@ class Engine:
 
     def ticket_of(self, call: Call) -> Ticket | None:
         """The admin ticket that the peer may use: of an admin's uid, not inside a run, of its session and lineage."""
-        facts = call.facts
-        if call.run is not None or facts.uid not in self.admin_uids or not len(self.tickets):
+        return None if call.run is not None else self.ticket_on(call.connection, call.now)
+
+    def ticket_on(self, connection: Connection, now: Now) -> Ticket | None:
+        """As `ticket_of`, for what goes on after a request: the ticket may have ended since."""
+        facts = connection.facts
+        if facts.uid not in self.admin_uids or not len(self.tickets) or self.is_inside_run(connection):
             return None
-        if self.is_inside_run(call.connection):
-            return None
-        ticket = self.tickets.find(facts, call.now)
+        ticket = self.tickets.find(facts, now)
         if ticket is None:
-            ticket = self.tickets.find(facts, call.now, self.confinement.lineage(call.connection).processes)
+            ticket = self.tickets.find(facts, now, self.confinement.lineage(connection).processes)
         return ticket
 
     def is_inside_run(self, connection: Connection) -> bool:
@@ -437,6 +443,8 @@ class Engine:
             if watch is not None:
                 watch.cancel()
             self.pushes.run_ended(run, reason)
+        if ended.runs and self.vaults.state == "halted":
+            self.kept.leave_word()
         recorded = True
         if not quiet and ended.runs:
             for uid in {run.tenant for run in ended.runs}:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from vaultd.daemon.turns import FairQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vaultd.access.leases import Lease
     from vaultd.access.run import Run
@@ -56,9 +56,12 @@ class Pushes:
         self._telling = False
         self._by_topic: dict[Topic, set[Connection]] = {}
         self._topics: dict[Connection, set[Topic]] = {}
+        self._rights: dict[tuple[Connection, Topic], Callable[[], bool]] = {}
 
-    def subscribe(self, connection: Connection, topic: Topic) -> None:
-        """Tell this connection of the topic from now on."""
+    def subscribe(self, connection: Connection, topic: Topic, right: Callable[[], bool] | None = None) -> None:
+        """Tell this connection of the topic from now on, for as long as `right`, asked each time, says yes."""
+        if right is not None:
+            self._rights[connection, topic] = right
         self._by_topic.setdefault(topic, set()).add(connection)
         self._topics.setdefault(connection, set()).add(topic)
 
@@ -69,6 +72,7 @@ class Pushes:
     def drop(self, connection: Connection) -> None:
         """It is gone."""
         for topic in self._topics.pop(connection, ()):
+            self._rights.pop((connection, topic), None)
             listeners = self._by_topic[topic]
             listeners.discard(connection)
             if not listeners:
@@ -77,7 +81,10 @@ class Pushes:
     def _listeners(self, topics: Iterable[Topic]) -> set[Connection]:
         found: set[Connection] = set()
         for topic in topics:
-            found |= self._by_topic.get(topic, set())
+            for connection in self._by_topic.get(topic, ()):
+                right = self._rights.get((connection, topic))
+                if right is None or right():
+                    found.add(connection)
         return found
 
     @staticmethod

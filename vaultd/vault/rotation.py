@@ -103,7 +103,8 @@ class RotationVerbs(Core):
                     if count % _ENTRIES == 0:
                         yield
                         self._same_root(old)
-                    done[uid] = (row, self._rewrapped(uid, old, new))
+                    if uid in ledger.keyring.rows:  # else it was deleted meanwhile, trail and all
+                        done[uid] = (row, self._rewrapped(uid, old, new))
                 # From here on in one go. What was created, deleted or rotated meanwhile has another row now.
                 rows = ledger.keyring.rows
                 fresh = [

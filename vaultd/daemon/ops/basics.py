@@ -112,23 +112,25 @@ def subscribe(call: Call) -> Pending:
     engine.unsealed()
     if engine.pushes.count(call.connection) >= _MOST_TOPICS:
         raise QuotaExceeded("this connection listens to too much already", "open another, or subscribe once per uid")
-    uid: bytes | None = None
+    connection = call.connection
     if "tenant" in call.keys:
         call.require_admin()
         uid = call.barrier.uid(tenant_name(call.keys["tenant"]))
-        topic = Topic("tenant", uid)
-    elif call.run is not None:
+        call.record(uid, call.event())
+        # An admin hears of a tenant for as long as the ticket lasts, and no longer.
+        engine.pushes.subscribe(
+            connection, Topic("tenant", uid), lambda: engine.ticket_on(connection, engine.now()) is not None
+        )
+        return Done()
+    if call.run is not None:
         uid = call.run.tenant
         topic = Topic("run", call.run.id)
     else:
         if not call.is_admin and engine.is_inside_run(call.connection):
             raise denied()
         topic = Topic("uid", call.facts.uid)
-    if topic.kind == "tenant":
-        call.record(uid, call.event())
-    else:
-        call.counted()
-    engine.pushes.subscribe(call.connection, topic)
+    call.counted()
+    engine.pushes.subscribe(connection, topic)
     return Done()
 
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending]) -> Deferred:
-    """Run a rotation slice by slice, others served in between; then answer with `done`.
-
-    Raises:
-        VaultdError: what the first slice refuses (another rotation under way) is refused at once.
-    """
+def begun(slices: Slices) -> Slices:
+    """The rotation, its first slice done. Raises what that refuses: another rotation is under way."""
     next(slices)
+    return slices
+
+
+def drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending]) -> Deferred:
+    """Run a rotation that has begun slice by slice, others served in between; then answer with `done`."""
     deferred = Deferred()
     task = call.engine.loop.create_task(_drive(call, slices, done, deferred))
     call.engine.tasks.add(task)
@@ -82,7 +83,7 @@ def rotate_root(call: Call) -> Deferred:
     }
     return drive(
         call,
-        barrier.rotate_root(actor=call.actor),
+        begun(barrier.rotate_root(actor=call.actor)),
         lambda rotated: Done({"receipt": receipt | {"rewrapped": rotated.rewrapped}}),
     )
 
@@ -99,7 +100,7 @@ def rotate_tenant(call: Call) -> Deferred:
     }
     return drive(
         call,
-        call.barrier.rotate_tenant(uid, actor=call.actor),
+        begun(call.barrier.rotate_tenant(uid, actor=call.actor)),
         lambda rotated: Done({"receipt": receipt | _receipt(rotated)}),
     )
 

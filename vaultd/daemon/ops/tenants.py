@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaultd.daemon.ops.pages import page
-from vaultd.daemon.ops.rotation import drive
+from vaultd.daemon.ops.rotation import begun, drive
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.errors import Closed, ConfigError, Invalid, Sealed, StoreError
 from vaultd.names import tenant_name
@@ -73,14 +73,21 @@ def delete(call: Call) -> Pending | Deferred:
     if call.keys["confirm"] != name:
         raise Invalid("the confirmation is not the tenant's name", f"repeat it: --yes {name}")
     uid = barrier.uid(name)
+    # Taken before anything is deleted: a rotation under way is a conflict, and then nothing has happened yet.
+    slices = begun(barrier.rotate_root(actor=call.actor)) if call.keys.get("rotate_root", False) else None
     engine.ended(engine.book.revoke_tenant(uid, call.now), "tenant-deleted")
-    deleted = barrier.delete_tenant(uid, actor=call.actor, with_audit=call.keys.get("with_audit", False))
+    try:
+        deleted = barrier.delete_tenant(uid, actor=call.actor, with_audit=call.keys.get("with_audit", False))
+    except BaseException:
+        if slices is not None:
+            slices.close()
+        raise
     call.staged(deleted.receipt)
     engine.forget_grants(uid)
-    if not call.keys.get("rotate_root", False):
+    if slices is None:
         return Done({"receipt": deleted.shredding.to_dict()})
     return drive(
         call,
-        barrier.rotate_root(actor=call.actor),
+        slices,
         lambda _rotated: Done({"receipt": deleted.shredding.after_root_rotation().to_dict()}),
     )
