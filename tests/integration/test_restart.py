@@ -279,3 +279,36 @@ def test_the_library_waits_and_goes_on(shared: World) -> None:
                 assert bytes(lease.value) == ACME
                 first = lease.id
     assert not list(shared.admin.pages("run.list"))
+
+
+@ENDINGS
+@pytest.mark.parametrize("by", ["run.close", "lease.revoke", "seal", "in-flight"])
+def test_what_a_halted_daemon_stopped_stays_stopped(number: int, by: str) -> None:
+    """I4: a run that was ended when nothing could be recorded any more does not come back, and is recorded then."""
+    with World() as world, Peer(world.socket, uid=AGENT) as agent, Peer(world.socket, uid=RESPONDER) as responder:
+        run, other = (agent.call("run.open", OPEN).header for _ in range(2))
+        journal = os.path.join(world.dir, "audit", "000001.jsonl")
+        os.link(journal, journal + ".second")  # somebody may be reading along: from here on nothing is recorded
+        if by != "in-flight":
+            assert acquire(agent, other["token"]) == "halted"
+        if by == "run.close":
+            answered = agent.call("run.close", run=run["token"])
+        elif by in ("lease.revoke", "in-flight"):
+            answered = responder.call("lease.revoke", {"of_run": run["run"]})
+        else:
+            answered = responder.call("seal")
+        assert answered.code == ""
+        assert answered.header["recorded"] is False
+        world.stop(number)
+        os.unlink(journal + ".second")
+        since = 0
+        world.start()
+        world.unseal()
+        assert acquire(agent, run["token"]) == "denied"
+        ended = {run["run"], other["run"]} if by == "seal" else {run["run"]}
+        assert acquire(agent, other["token"]) == ("denied" if by == "seal" else "")
+        (found,) = [(reason, set(runs)) for reason, runs in ends(world, since)]
+        assert found == ("ended-unrecorded", ended)
+        assert not os.path.exists(os.path.join(world.dir, "living"))
+        restart(world, number)
+        assert len(ends(world, since)) == 1

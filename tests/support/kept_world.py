@@ -22,6 +22,7 @@ from vaultd.audit.body import Event
 from vaultd.clock import SystemClock
 from vaultd.daemon.kept import KeptRuns
 from vaultd.daemon.kernel import Kernel
+from vaultd.daemon.lastword import LastWord
 from vaultd.daemon.processes import open_process
 
 if TYPE_CHECKING:
@@ -61,10 +62,17 @@ class KeptWorld:
         seed: of ids.
         acme: the tenant's uid in `vault`.
         ahead: nanoseconds that its boot clock is ahead of the machine's.
+        folder: where a halted daemon leaves its last word.
     """
 
     def __init__(
-        self, vault: BarrierWorld | None = None, *, seed: int = 0, acme: bytes | None = None, ahead: int = 0
+        self,
+        vault: BarrierWorld | None = None,
+        *,
+        seed: int = 0,
+        acme: bytes | None = None,
+        ahead: int = 0,
+        folder: str = "/nowhere",
     ) -> None:
         self.ahead = ahead
         self.vault = vault if vault is not None else BarrierWorld(seed=seed)
@@ -77,7 +85,8 @@ class KeptWorld:
         self.acme = acme
         self.services = ServiceTable(Service.from_dict(raw) for raw in self.vault.barrier.services().values())
         self.watched: list[Process] = []
-        self.kept = KeptRuns(cast("Engine", self))
+        self.folder = folder
+        self.kept = KeptRuns(cast("Engine", self), LastWord([os.path.join(folder, "living")]))
 
     # -- what `KeptRuns` asks its engine for
 
@@ -149,7 +158,8 @@ class KeptWorld:
 
     def after(self, vault: BarrierWorld, *, ahead: int = 0) -> KeptWorld:
         """The daemon that comes after this one, unsealed over `vault`; its runs are restored and flushed."""
-        world = KeptWorld(vault, seed=self.vault.rng.randrange(1 << 30), acme=self.acme, ahead=ahead)
+        seed = self.vault.rng.randrange(1 << 30)
+        world = KeptWorld(vault, seed=seed, acme=self.acme, ahead=ahead, folder=self.folder)
         world.restored = world.kept.restore()
         world.vault.flush()
         return world

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vaultd.access.instants import Now
     from vaultd.audit.receipt import Receipt
     from vaultd.daemon.engine import Engine
+    from vaultd.daemon.lastword import LastWord
     from vaultd.daemon.processes import HeldProcess
     from vaultd.vault.barrier import Barrier
 
@@ -48,8 +49,9 @@ class Restored(NamedTuple):
 class KeptRuns:
     """Keeps the engine's runs in the vault and brings them back."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, word: LastWord) -> None:
         self._engine = engine
+        self._word = word
         self._boot = boot_id()
         self._counted: dict[str, Run] = {}  # whose uses have changed since they were kept
         self._confined: dict[str, Process] = {}  # those that are kept; one that has ended goes with the next record
@@ -105,6 +107,12 @@ class KeptRuns:
         """A run has ended; its record drops it."""
         self._counted.pop(run.id, None)
 
+    def leave_word(self) -> None:
+        """Nothing can be recorded any more: say where the next daemon looks which runs live, and no others."""
+        runs = self._engine.book.runs.all(self._engine.now())
+        if not self._word.leave(run.id for run in runs if not run.implicit):
+            _log.error("runs that end from now on may go on after a restart: end their processes")
+
     def keep_counts(self) -> None:
         """Keep what was counted since: the daemon is stopping, and the last request was answered."""
         counted = [run for run in self._counted.values() if run.live]
@@ -125,6 +133,7 @@ class KeptRuns:
         confined: list[dict[str, Any]] = []
         runs = 0
         self._inhabited = None
+        living = self._word.read()
         for kept, raw in list(barrier.runs().items()):
             try:
                 if Confined.names(kept):
@@ -141,6 +150,8 @@ class KeptRuns:
                 continue
             held, reason = self._identify(run.anchor)
             reason = reason or self._why_over(barrier, run, now)
+            if living is not None and run.id not in living:
+                reason = "ended-unrecorded"  # by a verb that stops harm: this is the record that was owed
             if held is not None and not reason:
                 run.anchor = run.anchor._replace(boot_id="")
                 engine.book.runs.restore(run)
@@ -159,6 +170,9 @@ class KeptRuns:
         if runs or ended:
             _log.info("%d runs go on, %d have ended meanwhile", runs, ended)
             engine.record(Event("run.restored", "ok", _VAULTD, total=runs))
+        if living is not None:
+            barrier.ledger.flush()  # no flush is under way while a vault is unsealed
+            self._word.clear()
         engine.schedule()
         return Restored(runs, ended)
 

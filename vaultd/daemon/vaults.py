@@ -27,6 +27,10 @@ __all__ = ["VaultHolder"]
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    """Nobody asked to be told."""
+
+
 class VaultHolder:
     """Implements `dispatch.Committer` over a vault that may come later.
 
@@ -49,6 +53,8 @@ class VaultHolder:
         self._complaint = ""
         self._flying = False
         self._landed: list[Callable[[], None]] = []
+        self.on_halt: Callable[[], None] = _nothing
+        """Called when a flush has failed, before anybody is answered."""
         self.followers: set[Callable[[], None]] = set()
         """Called whenever records have become durable: those who follow a trail."""
 
@@ -153,6 +159,8 @@ class VaultHolder:
         if error is not None:
             _log.error("a flush failed, the vault is halted: %s", error)
         ledger.finish(batch, error)
+        if error is not None:
+            self.on_halt()
         waiting, self._landed = self._landed, []
         for callback in (*waiting, *self.followers):
             callback()

@@ -42,7 +42,7 @@ __all__ = ["CheckReport", "check"]
 
 _LENGTHS: Final = struct.Struct(">II")
 _ROOT_NAMES: Final = frozenset(
-    {KEYRING, KEYRING_NEXT, STATE, heads_path(0), heads_path(1), "audit", "system", "tenants"}
+    {KEYRING, KEYRING_NEXT, STATE, heads_path(0), heads_path(1), "audit", "system", "tenants", "living", "living.new"}
 )
 
 

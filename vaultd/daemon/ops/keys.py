@@ -267,6 +267,7 @@ def seal(call: Call) -> Pending | Deferred:
             recorded = barrier.seal(actor=actor)
         except VaultdError as error:
             _log.error("sealed, but the last flush failed: %s", error.message)
+            engine.kept.leave_word()
         call.recorded = True
         engine.pushes.vault_sealed()
         deferred.settle(Stopped(recorded=recorded))
