@@ -5,14 +5,16 @@ A sample of what `scripts/faults.py` goes through in whole.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.faults import CALLS, ERRORS, OPERATIONS, Fault, Hurt, State, injected, read, round_of, template
 from tests.support.raw import Answered, Raw, framed, packed
-from vaultclient.errors import Halted
+from vaultclient.errors import Halted, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,3 +109,28 @@ def test_sealed_behind_a_change(warm: tuple[Hurt, Raw]) -> None:
     assert put.code == "halted"
     assert sealed.header["recorded"] is False
     assert raw.call("status").header["state"] == "halted"
+
+
+@pytest.mark.parametrize("call", ["pwritev2", "renameat"])
+def test_unsealing_what_a_crash_left_fails(made: tuple[str, State], call: str) -> None:
+    """Unsealing repairs and anchors; when the disk refuses that it says so, at once, and so does whoever asks next."""
+    with Hurt(made[0]) as hurt:
+        if call == "renameat":
+            with injected(hurt.process.pid, Fault("renameat", "KILL", 3)), pytest.raises(VaultError):
+                hurt.admin.call("tenant.create", {"tenant": "initech"})
+            hurt.process.communicate(timeout=20)
+            assert os.path.exists(os.path.join(hurt.dir, "keyring.next"))
+        else:
+            # A lease is on the disk at once, and anchored within the second: killed before, it is to be anchored now.
+            hurt.admin.call("lease.acquire", {"tenant": "acme", "secret": "openai/prod"})
+            hurt.stop(signal.SIGKILL)
+        hurt.start()
+        with injected(hurt.process.pid, Fault(call, "EIO", 1, lasting=True)), pytest.raises(VaultError) as caught:
+            hurt.unseal()
+        assert caught.value.code in ("io", "halted")
+        with pytest.raises(Halted):
+            hurt.unseal()
+        assert hurt.admin.status()["state"] == "halted"
+        assert hurt.stop() == 0
+        assert b"Traceback" not in hurt.log
+        assert read(hurt.dir)["acme"] == made[1]["acme"]

@@ -272,4 +272,6 @@ class Call:
                 facts["tenant"] = tenant[:64]
             if type(secret) is str:
                 facts["secret"] = secret[:255]
-            self.engine.record(self.event(outcome, reason=error.code, **facts), trail)
+            # The very error may be why no record can be written: the refusal is answered all the same.
+            with suppress(Halted):
+                self.engine.record(self.event(outcome, reason=error.code, **facts), trail)

@@ -10,6 +10,7 @@ ahead of it, and only opening the directory anew can tell.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,7 +21,7 @@ from vaultd.audit.trail import Trail
 from vaultd.crypto.kdf import FLOOR, Profile
 from vaultd.crypto.primitives import random_bytes
 from vaultd.crypto.slots import Slot, SlotKind, derive_slot_key, open_slot_with_key
-from vaultd.errors import Conflict, IntegrityError, Internal, NotFound, Sealed, WrongSecret
+from vaultd.errors import Conflict, IntegrityError, Internal, NotFound, Sealed, StoreError, WrongSecret
 from vaultd.vault import entries, recovery
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop
 from vaultd.vault.create import create
@@ -267,12 +268,22 @@ class Ledger:
 
     def _settle_keyring(self) -> None:
         survey = self._survey
-        if survey.in_next:
-            self._store.rename(KEYRING_NEXT, KEYRING)
-        if survey.must_sweep:
-            self.report.keyring = "abandoned" if survey.abandoned else "finished"
-            self.report.removed = recovery.sweep(self._store, self.keyring)
-            self._committer.swept()
+        with self._repairing():
+            if survey.in_next:
+                self._store.rename(KEYRING_NEXT, KEYRING)
+            if survey.must_sweep:
+                self.report.keyring = "abandoned" if survey.abandoned else "finished"
+                self.report.removed = recovery.sweep(self._store, self.keyring)
+                self._committer.swept()
+
+    @contextmanager
+    def _repairing(self) -> Iterator[None]:
+        """Halt when a repair fails: what of it is on the disk, only opening the directory anew can tell."""
+        try:
+            yield
+        except StoreError:
+            self._pipeline.halted = True
+            raise
 
     def _drop_abandoned(self) -> None:
         """Remove a keyring that never came into force.
@@ -281,7 +292,8 @@ class Ledger:
         speaks of it makes that line a thing of the past.
         """
         if self._abandoned:
-            self._store.remove(KEYRING_NEXT)
+            with self._repairing():
+                self._store.remove(KEYRING_NEXT)
             self._abandoned = False
 
     def seal(self) -> None:
