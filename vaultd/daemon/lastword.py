@@ -8,7 +8,6 @@ file system takes nothing it goes beside the socket, which is usually in memory.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -67,8 +66,12 @@ class LastWord:
     def clear(self) -> None:
         """What it said is on the record now."""
         for path in self._paths:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                _log.error("%s cannot be removed, and would end runs at the next start: %s", path, error.strerror)
 
 
 def _write(path: str, text: bytes) -> None:
