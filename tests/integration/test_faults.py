@@ -134,3 +134,16 @@ def test_unsealing_what_a_crash_left_fails(made: tuple[str, State], call: str) -
         assert hurt.stop() == 0
         assert b"Traceback" not in hurt.log
         assert read(hurt.dir)["acme"] == made[1]["acme"]
+
+
+@pytest.mark.parametrize("call", ["newfstatat", "unlink"])
+def test_stopping_beside_a_socket_that_stays(made: tuple[str, State], call: str) -> None:
+    """A socket that cannot be removed keeps nobody from draining, sealing and ending; the next start takes over."""
+    with Hurt(made[0]) as hurt:
+        with injected(hurt.process.pid, Fault(call, "EROFS", 1)) as strace:
+            assert hurt.stop() == 0
+            assert strace.hit
+        assert os.path.exists(hurt.socket)
+        hurt.start()
+        assert hurt.admin.status()["state"] == "sealed"
+        hurt.unseal()

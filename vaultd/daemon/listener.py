@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import grp
+import logging
 import os
 import socket
 import stat
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from vaultd.daemon.kernel import Kernel
 
 __all__ = ["MAX_PATH", "Listener", "listen"]
+
+_log = logging.getLogger(__name__)
 
 MAX_PATH: Final = 107
 """Bytes of a socket's path: sun_path has 108, with the NUL that others expect."""
@@ -48,6 +51,9 @@ class Listener:
                 os.unlink(self.path)
         except FileNotFoundError:
             pass  # somebody cleaned up before us: what we wanted
+        except OSError as error:
+            # No reason not to go on stopping: the next daemon takes a dead socket's place.
+            _log.warning("the socket could not be removed: %s", error.strerror)
         os.close(self._lock)
 
 
