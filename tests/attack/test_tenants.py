@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.daemon import PASSPHRASE
 from tests.support.peers import Peer
 from tests.support.raw import GROUP, Raw, as_uid
 from tests.support.serving import Child
@@ -84,6 +85,26 @@ def test_one_death_ends_all_that_hangs_on_it(world: World) -> None:
     world.admin.call("status")
     connections = world.admin.call("status").keys["counts"]["connections"]
     assert connections == 1
+
+
+def test_ticket_ends_with_its_shell(world: World) -> None:
+    """Who stays in a shell's session after the shell has ended is no admin any more, whatever else ended with it."""
+    world.service("root-agent", uid=os.geteuid())
+    grant = world.grant("acme", "root-agent", "openai/*")
+    for _ in range(3):
+        shell = Peer(world.socket)
+        for _ in range(4):
+            assert shell.call("run.open", OPEN).code == ""
+        with shell.spawn() as child, shell.spawn() as left:
+            assert child.call("login", {"kind": "passphrase", "bind": "parent"}, PASSPHRASE).code == ""
+            assert left.call("tenant.list").code == ""
+            shell.end()
+            assert left.call("tenant.list").code == "denied"
+            assert child.call("secret.get", {"tenant": "acme", **PROD}).code == "denied"
+            left.connect()
+            assert left.call("tenant.list").code == "denied"
+    world.admin.call("grant.remove", {"tenant": "acme", "grant": grant})
+    world.admin.call("service.remove", {"service": "root-agent"})
 
 
 def test_depth_is_no_way_out_of_a_run(world: World) -> None:
