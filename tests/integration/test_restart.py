@@ -178,6 +178,17 @@ def test_uses_are_not_given_back(shared: World, number: int) -> None:
             restart(shared, number)
             used.append(acquire(agent, token, {"secret": "key"}))
             assert used == ["", "", "", "denied", "denied"]
+            # What was held goes on: each lease once, by its version; and that gives nobody another.
+            named = {"secret": "key", "version": 1}
+            assert [acquire(agent, token, named) for _ in range(4)] == ["", "", "", "denied"]
+            assert acquire(agent, token, {"secret": "key"}) == "denied"
+            restart(shared, number)
+            assert acquire(agent, token, {"secret": "key"}) == "denied"
+            assert acquire(agent, token, named) == ""
+            # Another secret of the name is another secret.
+            shared.admin.call("secret.delete", {"tenant": "initech", "secret": "key"})
+            shared.admin.put("initech", "key", ACME)
+            assert acquire(agent, token, named) == "denied"
     finally:
         shared.admin.call("tenant.delete", {"tenant": "initech", "confirm": "initech"})
         shared.admin.call("service.remove", {"service": "counted"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import Counter
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.access_world import ACME, GLOBEX, World
 from vaultd.access.book import Book
 from vaultd.access.facts import Process
-from vaultd.access.kept import Confined, kept_run
+from vaultd.access.kept import Confined, kept_run, restored_run
 from vaultd.access.quotas import Limits
 from vaultd.access.run import Run
 from vaultd.errors import Invalid, VaultdError
@@ -47,7 +48,9 @@ def restored(world: World) -> World:
     after.book = Book(LIMITS, random.Random(8).randbytes)  # other ids than before
     after.now, after.grants = world.now, world.grants
     for run in world.book.runs.all(world.now):
-        again = Run.from_dict(unpack(pack(kept_run(run, BOOT))))
+        held = [(lease.secret_id, lease.version) for lease in world.book.leases.of_run(run, world.now)]
+        again = restored_run(unpack(pack(kept_run(run, BOOT, held))))
+        assert again.anew == Counter(held)
         assert again.anchor.boot_id == BOOT
         again.anchor = again.anchor._replace(boot_id="")
         after.book.runs.restore(again)
@@ -135,7 +138,7 @@ def test_nonsense_is_refused_as_such(raw: Any) -> None:
     """Whatever is read instead of a run or a confinement: one error that says so, and nothing else."""
     if type(raw) is not dict:
         raw = {"id": "process_1", "process": raw, "opener_uid": 0}
-    for made in (Run.from_dict, Confined.from_dict):
+    for made in (Run.from_dict, restored_run, Confined.from_dict):
         with contextlib.suppress(Invalid):
             made(raw)
 

@@ -147,7 +147,7 @@ class Book:
 
         Args:
             run: the run that the peer was found to act in, now.
-            request: what was asked.
+            request: what was asked; a renewal when the run takes anew what it held before the daemon restarted.
             decision: `decide`'s answer to it at this same instant.
             leased: secret and version that the vault found.
             now: the instant.
@@ -158,7 +158,8 @@ class Book:
         grant = self._allowing(decision)
         if grant.service != run.service:
             raise Internal("a lease was allowed by another service's grant")
-        if grant.rate is not None and self.rates.wait(grant.id, grant.rate, now.boot):
+        rate = None if request.renewal else grant.rate
+        if rate is not None and self.rates.wait(grant.id, rate, now.boot):
             raise Internal("a lease was allowed at another instant than it is entered")
         if self.leases.full(run):
             self._sweep(now)  # leases past their time must not count against the cap
@@ -173,9 +174,12 @@ class Book:
             now=now,
             random=self._random,
         )
+        if request.renewal:
+            run.take_anew(leased.secret_id, leased.version)
+            return lease
         run.charge(grant.id)
-        if grant.rate is not None:
-            self.rates.take(grant.id, grant.rate, now.boot)
+        if rate is not None:
+            self.rates.take(grant.id, rate, now.boot)
         return lease
 
     def charge_refused(self, decision: Decision, now: Now) -> None:

@@ -6,19 +6,22 @@ is one at a time, whatever number of runs it had.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultd.access.facts import Process
+from vaultd.access.run import Run
 from vaultd.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from vaultd.access.run import Run
-
-__all__ = ["Confined", "kept_run"]
+__all__ = ["Confined", "kept_run", "restored_run"]
 
 _CONFINED: Final = "process_"
+
+_MOST_HELD: Final = 64
+"""Secrets whose leases a run may take anew without counting: a record's header has little room."""
 
 
 class Confined(NamedTuple):
@@ -62,6 +65,29 @@ class Confined(NamedTuple):
         return found
 
 
-def kept_run(run: Run, boot_id: str) -> dict[str, Any]:
-    """A run as it is kept: its anchor and its deadline mean something in this boot only."""
-    return {**run.to_dict(), "anchor": list(run.anchor._replace(boot_id=boot_id))}
+def kept_run(run: Run, boot_id: str, held: Iterable[tuple[bytes, int]] = ()) -> dict[str, Any]:
+    """A run as it is kept: its anchor and its deadline mean something in this boot only.
+
+    Args:
+        run: live.
+        boot_id: this boot's.
+        held: id of the secret and version of each of its live leases.
+    """
+    anew = Counter(run.anew)
+    anew.update(held)
+    most = [[secret, version, count] for (secret, version), count in sorted(anew.items())[:_MOST_HELD]]
+    return {**run.to_dict(), "anchor": list(run.anchor._replace(boot_id=boot_id)), "held": most}
+
+
+def restored_run(raw: Mapping[str, Any]) -> Run:
+    """A run back from the store, its anchor still with the boot that it lived in.
+
+    Raises:
+        Invalid: something is missing or malformed.
+    """
+    run = Run.from_dict(raw)
+    try:
+        run.anew = {(bytes(secret), int(version)): int(count) for secret, version, count in raw["held"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Invalid("a stored run is malformed", "") from error
+    return run

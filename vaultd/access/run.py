@@ -52,10 +52,13 @@ class Run:
         parent: id of the run it was opened from; None until child runs exist.
         uses: acquisitions, by grant id.
         total: acquisitions.
+        anew: what the run held, by id of the secret and version, when the daemon before this one ended; each may be
+            taken once more without counting, since the run has had its value and its lease was charged.
     """
 
     __slots__ = (
         "anchor",
+        "anew",
         "claimable",
         "confined",
         "expires",
@@ -113,6 +116,7 @@ class Run:
         self.parent = parent
         self.uses = uses if uses is not None else {}
         self.total = total
+        self.anew: dict[tuple[bytes, int], int] = {}
         self.live = True
 
     def admits(self, facts: PeerFacts) -> bool:
@@ -141,6 +145,12 @@ class Run:
         """Count one acquisition."""
         self.uses[grant_id] = self.uses.get(grant_id, 0) + 1
         self.total += 1
+
+    def take_anew(self, secret_id: bytes, version: int) -> None:
+        """Use up one of what may be taken anew. Raises KeyError when there is none."""
+        left = self.anew.pop((secret_id, version)) - 1
+        if left:
+            self.anew[secret_id, version] = left
 
     def describe(self, now: Now) -> dict[str, Any]:
         """Plain data for listing, without anything of the token."""

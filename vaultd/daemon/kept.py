@@ -14,8 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultd.access.kept import Confined, kept_run
-from vaultd.access.run import Run
+from vaultd.access.kept import Confined, kept_run, restored_run
 from vaultd.audit.body import Actor, Event
 from vaultd.daemon.processes import boot_id, number_is_anothers, reidentify, sessions
 from vaultd.errors import Invalid
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from vaultd.access.facts import Process
     from vaultd.access.grants import Grant
     from vaultd.access.instants import Now
+    from vaultd.access.run import Run
     from vaultd.audit.receipt import Receipt
     from vaultd.daemon.engine import Engine
     from vaultd.daemon.lastword import LastWord
@@ -71,7 +71,7 @@ class KeptRuns:
         barrier = self._engine.vaults.barrier
         if barrier is None or barrier.sealed:
             return None
-        kept = [kept_run(run, self._boot) for run in keep if run.live and not run.implicit]
+        kept = [kept_run(run, self._boot, self._held(run)) for run in keep if run.live and not run.implicit]
         dropped = []
         for run in ended:
             if not run.implicit:
@@ -86,6 +86,10 @@ class KeptRuns:
         for one in kept:
             self._counted.pop(one["id"], None)
         return receipt
+
+    def _held(self, run: Run) -> list[tuple[bytes, int]]:
+        leases = self._engine.book.leases.of_run(run, self._engine.now())
+        return [(lease.secret_id, lease.version) for lease in leases]
 
     def _still_confined(self, run: Run) -> list[dict[str, Any]]:
         if run.confined and self._engine.book.runs.still_confines(run.anchor):
@@ -141,7 +145,7 @@ class KeptRuns:
                     if not self._confine(found):
                         over.setdefault((None, "process"), []).append(kept)
                     continue
-                run = Run.from_dict(raw)
+                run = restored_run(raw)
             except Invalid as error:
                 _log.error("%s: it is dropped", error.message)
                 over.setdefault((None, "malformed"), []).append(kept)

@@ -44,8 +44,9 @@ def acquire(call: Call) -> Pending:
             tenant_name(keys.get("tenant")), secret, service_name(keys["service"]) if "service" in keys else None
         )
         service, scope = found.name, None
-    request = Request("lease", service, secret, purpose_name, delivery, keys.get("ttl"))
     candidates = engine.grants(uid).candidates(service, secret)
+    again = call.run is not None and _takes_anew(call, call.run, secret)
+    request = Request("lease", service, secret, purpose_name, delivery, keys.get("ttl"), renewal=again)
     run, anchor = (call.run, None) if call.run is not None else _implicit(call, uid, service)
     try:
         decision = decide(request, candidates, scope, engine.book.usage(run), call.now)
@@ -61,6 +62,17 @@ def acquire(call: Call) -> Pending:
         if anchor is not None:
             anchor.close()
     return _entered(call, run, uid, request, decision, ref)
+
+
+def _takes_anew(call: Call, run: Run, secret: SecretName) -> bool:
+    """Whether this goes on with a lease that the run held when the daemon before this one ended: like a renewal."""
+    version = call.keys.get("version")
+    if version is None or not run.anew:
+        return False
+    try:
+        return (call.barrier.history(run.tenant, secret).id, version) in run.anew
+    except NotFound:
+        return False
 
 
 def _tenant_of_run(call: Call, run: Run, secret: SecretName) -> bytes:
@@ -139,7 +151,7 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
         version=ref.version,
         lease=lease.id,
         delivery=lease.delivery,
-        extra={"grant": lease.grant, "ttl": decision.ttl},
+        extra={"grant": lease.grant, "ttl": decision.ttl, **({"anew": True} if request.renewal else {})},
         secret_id=ref.secret_id,
     )
     receipt = call.record(uid, event, keep=engine.kept.charged(run, decision.grant))
