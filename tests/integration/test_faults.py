@@ -82,13 +82,20 @@ def warm(made: tuple[str, State]) -> Iterator[tuple[Hurt, Raw]]:
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_changes_in_two_batches(warm: tuple[Hurt, Raw], at: int) -> None:
-    """A change of the keyring ends its batch: what was decided right behind it waits for the next one's flush."""
+    """A change of the keyring ends its batch: what was decided right behind it waits for the next one's flush.
+
+    How many flushes it takes depends on how fast they are; what was decided last has needed all of them.
+    """
     hurt, raw = warm
-    with injected(hurt.process.pid, Fault("fdatasync", "EIO", at)):
-        created, put, leased = _at_once(raw, CREATE, PUT, LEASE)
-    assert put.code == leased.code == "halted"
+    with injected(hurt.process.pid, Fault("fdatasync", "EIO", at)) as strace:
+        codes = [answered.code for answered in _at_once(raw, CREATE, PUT, LEASE)]
+        hit = strace.hit
+    assert set(codes) <= {"", "halted"}
+    assert codes == sorted(codes)
+    assert codes[-1] == ("halted" if hit else "")
+    assert hit or at > 1
     assert hurt.stop() == 0
-    assert "initech" in read(hurt.dir) or created.code == "halted"
+    assert "initech" in read(hurt.dir) or codes[0] == "halted"
 
 
 def test_a_slow_flush_in_two_batches(warm: tuple[Hurt, Raw]) -> None:
