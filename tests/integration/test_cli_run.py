@@ -226,6 +226,22 @@ def test_a_command_outlives_the_daemon(acme: Daemon, start: Callable[..., Any], 
     assert process.wait(timeout=20) == 143
 
 
+def test_a_restart_costs_a_command_no_use(acme: Daemon, start: Callable[..., Any]) -> None:
+    """A grant that lets a run acquire once lets its command go on over restarts: what it held is taken anew."""
+    acme.tenant("initech", key=b"of initech")
+    acme.grant("initech", "agents", "**", max_uses=1)
+    process = start("--tenant", "initech", "--env", "K=key", "--", "sh", "-c", STAY)
+    process.stdout.readline()
+    for _ in range(2):
+        acme.stop(signal.SIGKILL)
+        acme.start()
+        acme.unseal()
+        wait_for("the lease taken anew", lambda: list(acme.admin.pages("lease.list", {"tenant": "initech"})))
+    assert process.poll() is None
+    records = [json.loads(line)["body"] for line in acme.admin.audit_lines("audit.show", {"tenant": "initech"})]
+    assert [body["extra"].get("anew", False) for body in records if body["kind"] == "lease.acquire"] == [0, 1, 1]
+
+
 def test_a_daemon_that_comes_back_without_the_run_ends_the_command(acme: Daemon, start: Callable[..., Any]) -> None:
     """A run whose time is up while the daemon is away is ended and recorded when that is unsealed, and its command."""
     process, _ = running(start, "--ttl", "2s")
