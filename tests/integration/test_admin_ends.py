@@ -39,10 +39,14 @@ def test_an_admin_hears_of_a_tenant_while_the_ticket_lasts(daemon: Daemon) -> No
 def test_a_deletion_that_cannot_be_finished_is_not_begun(daemon: Daemon) -> None:
     """Asked to finish with a root rotation while one is under way, a deletion deletes nothing."""
     daemon.tenant("acme", a__key=b"value")
+    for number in range(60):
+        daemon.tenant(f"t{number}")  # so many that the rotation takes several slices
     with Caller(daemon.socket) as admin:
         assert admin.call("login", {"kind": "passphrase", "bind": "self"}, PASSPHRASE).ok
-        first = admin.send("rotate.root")
-        second = admin.send("tenant.delete", {"tenant": "acme", "confirm": "acme", "rotate_root": True})
+        first, rotate = admin.wire.request("rotate.root", {})
+        delete = {"tenant": "acme", "confirm": "acme", "rotate_root": True}
+        second, shred = admin.wire.request("tenant.delete", delete)
+        admin.socket.sendall(rotate + shred)  # at once, so that the second is there when the first has begun
         replies = {reply.id: reply for reply in (admin.receive(), admin.receive()) if not isinstance(reply, Push)}
     assert replies[first].ok
     assert replies[second].code == "conflict"
