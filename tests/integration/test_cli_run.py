@@ -272,3 +272,10 @@ def test_another_uid_runs_as_its_own_service(acme: Daemon) -> None:
         assert child.result() == status
         with open(out, "rb") as file:
             assert file.read() == said
+
+
+def test_a_command_that_ends_by_itself_keeps_its_status(start: Callable[..., Any]) -> None:
+    """Whoever hears of the end first, the daemon or vaultctl, the status is the command's own."""
+    for _ in range(3):
+        several = [start("--env", "K=openai/prod", "--", "sh", "-c", "exit 3") for _ in range(8)]
+        assert [process.wait(timeout=30) for process in several] == [3] * 8

@@ -199,6 +199,10 @@ class _Monitor:
                 return exit_status(self._status)
             self._attend()
             if self._ending:
+                # The daemon hears of the command's end as soon as we do: what it tells of may be just that.
+                self._reap()
+                if self._status is not None:
+                    return exit_status(self._status)
                 left = end_all(os.getpid(), GRACE, self._reap)
                 hint = "the tenant's audit trail says by whom: vaultctl audit show TENANT"
                 if left:
