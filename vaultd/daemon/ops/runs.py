@@ -12,6 +12,7 @@ from vaultd.access.instants import SECOND
 from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
 from vaultd.daemon.handling import Answer
+from vaultd.daemon.managers import managed_tenant, manages
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.daemon.processes import is_ancestor, open_process
@@ -184,7 +185,7 @@ def _about(call: Call, run: Run, *, claimed: bool) -> dict[str, Any]:
 
 @operation("run.close")
 def close(call: Call) -> Pending:
-    """End a run and its leases: one's own, one that one opened; admins and responders, any."""
+    """End a run and its leases: one's own, one that one opened, a managed tenant's; admins and responders, any."""
     engine = call.engine
     named = call.keys.get("of_run")
     if call.run is not None:
@@ -200,7 +201,9 @@ def close(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        run = engine.book.runs.owned(named, call.facts.uid, call.now)
+        run = engine.book.runs.get(named, call.now)
+        if run is None or not manages(call, run.tenant):
+            run = engine.book.runs.owned(named, call.facts.uid, call.now)
     if run is None:
         raise denied()
     ended = engine.book.end_run(run)
@@ -213,7 +216,7 @@ def close(call: Call) -> Pending:
 
 @operation("run.list")
 def list_all(call: Call) -> Pending:
-    """Live runs: all of them for admins, those that they opened or run in for others."""
+    """Live runs: all for admins, a tenant's for who manages it, for others those that they opened or run in."""
     engine, barrier = call.engine, call.barrier
     uid: bytes | None = None
     if call.is_admin:
@@ -224,12 +227,16 @@ def list_all(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        runs = engine.book.runs.of_uid(call.facts.uid, call.now)
-        if "tenant" in call.keys:
-            name = tenant_name(call.keys["tenant"])
-            runs = [run for run in runs if barrier.name(run.tenant) == name]
+        uid = managed_tenant(call)
+        if uid is not None:
+            runs = engine.book.runs.of_tenant(uid, call.now)
+        else:
+            runs = engine.book.runs.of_uid(call.facts.uid, call.now)
+            if "tenant" in call.keys:
+                name = tenant_name(call.keys["tenant"])
+                runs = [run for run in runs if barrier.name(run.tenant) == name]
     runs.sort(key=lambda run: (run.opened, run.id))
-    if call.is_admin:
+    if call.is_admin or uid is not None:
         call.record(uid, call.event())
     else:
         call.counted()
