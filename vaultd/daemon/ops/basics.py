@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd import __version__
 from vaultd.access.denials import denied
 from vaultd.crypto.memory import arena_status
 from vaultd.daemon.managers import still_manages
+from vaultd.daemon.namespaces import warnings_for
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.pushes import Topic
 from vaultd.errors import AmbiguousService, Denied, QuotaExceeded
@@ -97,6 +99,8 @@ def _warnings(call: Call) -> list[str]:
             "the configuration as it is now does not hold, the one before is in force: " + engine.live.error
         )
     warnings += engine.surroundings
+    with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
+        warnings += warnings_for(call.connection.peer_process())
     if call.is_admin:
         shared = engine.shared_uids()
         if shared:

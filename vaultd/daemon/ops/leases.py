@@ -10,10 +10,10 @@ from vaultd.access.leases import Leased
 from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
 from vaultd.daemon.managers import managed_tenant, manages
+from vaultd.daemon.namespaces import parent_inside
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.reveals import Revealed, by_descriptor
 from vaultd.daemon.ops.table import Done, Stopped, operation
-from vaultd.daemon.processes import parent_of
 from vaultd.errors import Denied, NotFound
 from vaultd.names import purpose, secret_name, service_name, tenant_name
 
@@ -90,7 +90,7 @@ def _implicit(call: Call, uid: bytes, service: str) -> tuple[Run | None, HeldPro
     process = call.connection.peer_process()
     if call.keys.get("anchor", "self") == "parent":
         try:
-            parent = parent_of(process, call.engine.kernel)
+            parent = parent_inside(process, call.engine.kernel, "use: vaultctl run")
         except ProcessLookupError:
             raise Denied("the process that connected has ended", "connect from a process that stays") from None
         if parent is None or parent.pid <= 1:

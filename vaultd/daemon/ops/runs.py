@@ -13,6 +13,7 @@ from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
 from vaultd.daemon.handling import Answer
 from vaultd.daemon.managers import managed_tenant, manages
+from vaultd.daemon.namespaces import held_by_number, numbers_of, own_depth
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.daemon.processes import is_ancestor, open_process
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vaultd.access.runs import OpenedRun
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
+    from vaultd.daemon.kernel import Kernel
     from vaultd.daemon.processes import HeldProcess
 
 __all__ = ["Opened"]
@@ -111,10 +113,8 @@ def _anchor(call: Call) -> HeldProcess:
     hint = "an anchor is a child, a descendant or an ancestor of the caller"
     if confine:
         hint = "who can be confined is the caller, its child or its descendant, of the caller's uid or the run's"
-    if pid <= 1:
-        raise Denied("not a process that a run can be tied to", hint)
     try:
-        anchor = open_process(pid, call.engine.kernel)
+        anchor = _process(peer, pid, call.engine.kernel)
     except (ProcessLookupError, OverflowError):
         raise Denied("not a process that a run can be tied to", hint) from None
     related = anchor.is_same(peer.identity) or is_ancestor(peer, anchor, call.engine.kernel)
@@ -126,6 +126,25 @@ def _anchor(call: Call) -> HeldProcess:
         anchor.close()
         raise Denied("not a process that a run can be tied to", hint)
     return anchor
+
+
+def _process(peer: HeldProcess, pid: int, kernel: Kernel) -> HeldProcess:
+    """The process that `pid` names to the peer, held.
+
+    In a container a number means another process than here, and taken for ours it could name one outside. So there only
+    the caller and its ancestors inside can be named; children are handed a run by claiming it.
+
+    Raises:
+        ProcessLookupError: there is none, or none that may be named; number 1 is nobody's to name but in a container.
+    """
+    if numbers_of(peer.pid).depth == own_depth():
+        if pid <= 1:
+            raise ProcessLookupError("no process that a run can be tied to")
+        return open_process(pid, kernel)
+    found = held_by_number(peer, pid, kernel)
+    if found is None:
+        raise ProcessLookupError("no such process in the caller's container")
+    return found
 
 
 @operation("run.claim")
