@@ -22,6 +22,7 @@ MAX_PATH: Final = 107
 """Bytes of a socket path: `sun_path` has 108 and ends with a NUL."""
 
 TOKEN_SIZE: Final = 32
+_ALL_UIDS: Final = 2**32 - 1
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -60,12 +61,24 @@ def check_server(connected: socket.socket, path: str) -> int:
         UntrustedServer: none of these holds.
     """
     _, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if uid in (0, os.geteuid()) or _owns_directory(uid, path):
+    if uid == 0 or (uid == os.geteuid() and not _is_many(uid)) or _owns_directory(uid, path):
         return int(uid)
     raise UntrustedServer(
         f"the server on this socket runs as uid {uid}, which is not trusted",
         "it must run as root, as you, or as the only one who may write to the socket's directory",
     )
+
+
+def _is_many(uid: int) -> bool:
+    """Whether `uid` is what all uids without a number in our user namespace look like: then to be alike is nothing."""
+    try:
+        with open("/proc/sys/kernel/overflowuid", "rb") as file:
+            if int(file.read()) != uid:
+                return False
+        with open("/proc/self/uid_map", "rb") as file:
+            return sum(int(line.split()[2]) for line in file) < _ALL_UIDS
+    except OSError:
+        return False  # no /proc: then there is nothing to tell it by
 
 
 def _owns_directory(uid: int, path: str) -> bool:

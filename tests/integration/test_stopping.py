@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.daemon import PASSPHRASE
 from tests.support.peers import Peer
-from tests.support.tenants import ACME, AGENT, GLOBEX, MANAGER, NOBODY, RESPONDER, STRANGER, World
+from tests.support.tenants import ACME, AGENT, GLOBEX, NOBODY, RESPONDER, STRANGER, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,7 +173,7 @@ def test_responders_stop_and_nothing_else(world: World, holder: Holder, responde
 
 def test_others_stop_nothing(world: World, holder: Holder) -> None:
     """Who is no responder, no admin, and not the holder or its opener, ends nothing."""
-    for uid in (NOBODY, STRANGER, MANAGER):
+    for uid in (NOBODY, STRANGER):
         with Peer(world.socket, uid=uid) as peer:
             for op, keys in (
                 ("lease.revoke", {"lease": holder.lease}),

@@ -46,6 +46,7 @@ class Call:
 
     __slots__ = (
         "_actor",
+        "_admitted",
         "_service",
         "_ticket",
         "connection",
@@ -69,6 +70,7 @@ class Call:
         self.token = request.run
         self.run: Run | None = None
         self.recorded = False
+        self._admitted: bytes | None = None
         self._service: Service | None = None
         self._ticket: Ticket | bool | None = False
         self._actor: Actor | None = None
@@ -184,6 +186,7 @@ class Call:
         decision = decide(Request(action, service.name, secret), candidates, None, NO_USAGE, self.now)
         if not decision.allowed:
             self.refused(decision, uid, secret=secret)
+        self._admitted = uid
         return uid
 
     def reach(self, name: str, secret: str | None = None, named: str | None = None) -> tuple[bytes, Service]:
@@ -261,9 +264,10 @@ class Call:
         self.recorded = True
         tenant = self.keys.get("tenant")
         secret = self.keys.get("secret")
-        trail = self.run.tenant if self.run is not None else None
+        # What went wrong for somebody who may act at a tenant belongs to that tenant.
+        trail = self.run.tenant if self.run is not None else self._admitted
         if self._ticket and tenant is not None:
-            # What went wrong for an admin belongs to the tenant that it was about; the name may be what went wrong.
+            # For an admin, the name may be what went wrong.
             with suppress(Invalid):
                 trail = self.engine.find_tenant(tenant_name(tenant))
         if self.engine.refusals.admit(self, trail):

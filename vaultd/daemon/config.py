@@ -52,6 +52,9 @@ class Limits:
     requests_burst: int = _limit(40_000, 1, 10_000_000)
     unseal_queue: int = _limit(4, 1, 64)
     """Slot secrets that may wait for the one Argon2id worker."""
+    secrets_per_tenant: int = _limit(100_000, 1, 10_000_000)
+    bytes_per_tenant: int = _limit(1 << 30, 1, 1 << 50)
+    """Of sealed values, over all versions that are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
 from vaultd.errors import Halted, NotFound, Sealed, Uninitialised, VaultdError
+from vaultd.vault.allowance import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -120,6 +121,7 @@ class Engine:
         self.profile = profile
         self._anchored = 0
         limits = live.current.limits
+        vaults.allow(_allowance(limits))
         self.book = Book(self._live_limits(), random)
         self.confinement = Confinement(self.book.runs, kernel)
         self.tickets = TicketTable(self._live_limits())
@@ -297,9 +299,9 @@ class Engine:
             return None
         return barrier.ledger.find(name)
 
-    def grants(self, uid: bytes) -> GrantTable:
-        """A tenant's grants, parsed once and until they change. Raises what opening the tenant does."""
-        barrier = self.unsealed()
+    def grants(self, uid: bytes, *, stopping: bool = False) -> GrantTable:
+        """A tenant's grants, parsed once and until they change. Raises what opening the tenant does, and `unsealed`."""
+        barrier = self.unsealed(stopping=stopping)
         stored = barrier.grants(uid)  # also when cached: a tenant that was sealed since answers for itself
         table = self._grants.get(uid)
         if table is None:
@@ -547,6 +549,7 @@ class Engine:
         self._throttle.rate = self._tenant_throttle.rate = _rate(limits)
         self._share.rate = _share(self._throttle.rate)
         self.book.limits = self._live_limits()
+        self.vaults.allow(_allowance(limits))
 
     # -- the whole vault
 
@@ -559,6 +562,11 @@ class Engine:
         self.readers.clear()
         self.services = ServiceTable()
         return ended
+
+
+def _allowance(limits: Limits) -> Allowance:
+    """What each tenant may keep."""
+    return Allowance(limits.secrets_per_tenant, limits.bytes_per_tenant)
 
 
 def _rate(limits: Limits) -> Rate:

@@ -33,6 +33,7 @@ CAP_SYS_PTRACE: Final = 19
 _ABSENT: Final = frozenset({errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 _INT: Final = struct.Struct("=i")
 _UCRED: Final = struct.Struct("=iII")
+_ALL_IDS: Final = 2**32 - 1  # less the kernel's "no id"
 _PYTHON_OPTION_LIMIT: Final = 1024  # socket.getsockopt() refuses a longer answer
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -95,6 +96,9 @@ class Kernel:
         self.features = Features()
         self.pidfd_inodes_are_unique = False
         self.mount_namespace = 0
+        self.unmapped_uid: int | None = None
+        """What every uid without a number in our user namespace is shown as; None where each has one."""
+        self.unmapped_gid: int | None = None
 
     def probe(self) -> None:
         """Find out, on ourselves, what this kernel offers.
@@ -118,6 +122,7 @@ class Kernel:
             os.close(anonymous)
         self.features.note("pidfd_inode", "used" if self.pidfd_inodes_are_unique else "fallback")
         self.mount_namespace = os.stat("/proc/self/ns/mnt").st_ino
+        self.unmapped_uid, self.unmapped_gid = _unmapped("uid"), _unmapped("gid")
         self.features.note("peer_exe", "used" if self._may_read_foreign_executables() else "refused")
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with here, there:
@@ -205,6 +210,16 @@ class Kernel:
     def pidfd_inode(self, pidfd: int) -> int | None:
         """The inode of a pidfd, which no other process of this boot shares; None where all pidfds share one."""
         return os.fstat(pidfd).st_ino if self.pidfd_inodes_are_unique else None
+
+
+def _unmapped(kind: str) -> int | None:
+    """What ids that our user namespace has no number for are shown as to us; None when it has one for each."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        mapped = sum(int(line.split()[2]) for line in file)
+    if mapped >= _ALL_IDS:
+        return None
+    with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
+        return int(file.read())
 
 
 def is_alive(pidfd: int) -> bool:

@@ -39,6 +39,12 @@ def attest(sock: socket.socket, kernel: Kernel) -> Peer:
     credentials = kernel.peer_credentials(sock)
     if credentials.pid <= 0:
         raise Denied("the peer's process is not visible from here", "connect from the daemon's own pid namespace")
+    if credentials.uid == kernel.unmapped_uid or credentials.gid == kernel.unmapped_gid:
+        # All of them share this one number: whoever was let in by it would let in every other.
+        raise Denied(
+            "the peer's uid or gid has no number in the daemon's user namespace",
+            "run vaultd outside the container, or map the peer's ids into it",
+        )
     try:
         pidfd = kernel.peer_pidfd(sock)
         fallback = pidfd is None
@@ -64,6 +70,8 @@ def _read(sock: socket.socket, kernel: Kernel, credentials: Credentials, pidfd: 
     groups = kernel.peer_groups(sock)
     if groups is None:
         groups = _groups(pid)
+    if kernel.unmapped_gid is not None:
+        groups -= {kernel.unmapped_gid}
     cgroup = parse_cgroup(read_proc(pid, "cgroup"))
     exe, exe_path = _executable(pid)
     same_mount_namespace = _mount_namespace(pid) == kernel.mount_namespace

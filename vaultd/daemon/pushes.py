@@ -30,7 +30,7 @@ MOST_WAITING: Final = 16_384
 
 class Topic(NamedTuple):
     """What a subscriber hears of: `run` and its id, `uid` and the uid that opened runs or runs in them, or `tenant`
-    and its uid (an admin)."""
+    and its uid (an admin, or who manages it)."""
 
     kind: str
     key: Any
@@ -150,7 +150,7 @@ class Pushes:
                 self._put(lease.run, "secret.rotated", keys)
 
     def tenant_sealed(self, uid: bytes, name: str) -> None:
-        """Tell the admins who listen to a tenant that its keys were dropped."""
+        """Tell those who listen to a tenant that its keys were dropped."""
         for connection in self._listeners((Topic("tenant", uid),)):
             connection.push("tenant.sealed", {"tenant": name})
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vaultd.crypto.kdf import FLOOR
 from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
 from vaultd.store import DirectoryStore
+from vaultd.vault.allowance import UNLIMITED, Allowance
 from vaultd.vault.barrier import Barrier
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class VaultHolder:
         self._minimum = minimum
         self._store: DirectoryStore | None = None
         self.barrier: Barrier | None = None
+        self._allowance = UNLIMITED
         self._complaint = ""
         self._flying = False
         self._landed: list[Callable[[], None]] = []
@@ -73,8 +75,15 @@ class VaultHolder:
         except BaseException:
             store.close()
             raise
+        self.barrier.allowance = self._allowance
         self._store = store
         _log.debug("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
+
+    def allow(self, allowance: Allowance) -> None:
+        """Hold each tenant to these caps from now on, also in a vault that is made later."""
+        self._allowance = allowance
+        if self.barrier is not None:
+            self.barrier.allowance = allowance
 
     def look(self) -> None:
         """Open the vault if one was made meanwhile; what is wrong with it is logged and leaves things as they are."""

@@ -35,7 +35,7 @@ CODES: Final[dict[str, Code]] = {
     "io": Code(74, "the file system refused or failed"),
     "halted": Code(74, "a durable write failed; reopen the vault"),
     "throttled": Code(75, "too many requests; try again after the time in the hint"),
-    "quota": Code(75, "a cap on live runs, leases or connections is reached"),
+    "quota": Code(75, "a cap is reached: on live runs, leases or connections, or on what a tenant keeps"),
     "busy": Code(75, "the queue for deriving slot keys is full"),
     "protocol": Code(76, "the bytes do not follow PROTOCOL.md"),
     "denied": Code(77, "not allowed, or not there"),

@@ -352,7 +352,7 @@ _ALL: Final = (
         "a new version with the value of version `to`",
         required={**_TENANT_SECRET, "to": UINT32},
         reply={"version": UINT32},
-        codes=(*_NAMED, "conflict", *_STORE),
+        codes=(*_NAMED, "conflict", "quota", *_STORE),
     ),
     Operation(
         "secret.destroy",
@@ -450,7 +450,7 @@ _ALL: Final = (
     ),
     Operation(
         "run.close",
-        "run (itself); who opened it; admin, responder",
+        "run (itself); who opened it; can manage; admin, responder",
         "end a run, its child runs and its leases",
         optional={"of_run": WORD},
         reply_optional={"recorded": BOOL, "revoked": UINT32},
@@ -458,7 +458,7 @@ _ALL: Final = (
     ),
     Operation(
         "run.list",
-        "who opened them; admin",
+        "who opened them; can manage (with `tenant`); admin",
         "live runs",
         optional={"tenant": NAME, **_PAGE},
         reply=_LISTED,
@@ -522,7 +522,7 @@ _ALL: Final = (
     ),
     Operation(
         "lease.list",
-        "who holds them; admin",
+        "who holds them; can manage (with `tenant`); admin",
         "live leases",
         optional={"tenant": NAME, **_PAGE},
         reply=_LISTED,
@@ -540,7 +540,7 @@ _ALL: Final = (
     ),
     Operation(
         "lease.revoke",
-        "who holds it; admin, responder",
+        "who holds it; can manage; admin, responder",
         "end one lease, a run's, a secret's or a tenant's",
         optional={"lease": WORD, "of_run": WORD, "tenant": NAME, "secret": SECRET},
         rule=_one_target,
@@ -574,7 +574,7 @@ _ALL: Final = (
         rule=_value_or_upload,
         reply={"version": UINT32},
         reply_optional={"holders": UINT32},
-        codes=(*_NAMED, "conflict", *_STORE),
+        codes=(*_NAMED, "conflict", "quota", *_STORE),
     ),
     # -- why, and what happened
     Operation(
@@ -620,10 +620,10 @@ _ALL: Final = (
     # -- pushes
     Operation(
         "subscribe",
-        "run; service; admin",
+        "run; service; admin; can manage (with `tenant`)",
         "pushes on this connection: the run's, the caller's, or a tenant's",
         optional={"tenant": NAME},
-        codes=("invalid", "quota"),
+        codes=(*_NAMED, "quota"),
     ),
     Operation(
         "ack",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.audit.body import Actor, Event
 from vaultd.errors import Closed, FormatVersion, Halted, IntegrityError, NotFound, Sealed
+from vaultd.vault.allowance import UNLIMITED
 from vaultd.vault.entries import open_name
 from vaultd.vault.keyring import SYSTEM
 from vaultd.vault.system import SystemState
@@ -39,11 +40,13 @@ class Core:
     Attributes:
         ledger: for flushing, ticking and the audit trail's own verbs.
         system: services, links, sealed flags and runs; empty while sealed. To be read only.
+        allowance: what each tenant may keep; may be set at any time.
     """
 
     def __init__(self, ledger: Ledger, random: Callable[[int], bytes]) -> None:
         self.ledger = ledger
         self.system = SystemState()
+        self.allowance = UNLIMITED
         self._random = random
         self._tenants: dict[bytes, OpenTenant] = {}
         self._closed: dict[bytes, str] = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vaultd.audit.body import Event
 from vaultd.errors import IntegrityError, NotFound
 from vaultd.vault import changes
+from vaultd.vault.allowance import check_value
 from vaultd.vault.core import Core
 from vaultd.vault.state import VersionState
 from vaultd.vault.tenant import Wanted
@@ -74,6 +75,7 @@ class SecretVerbs(Core):
         Raises:
             Conflict: `cas` names another version.
             Invalid: the value's size, a text or a duration is out of bounds.
+            QuotaExceeded: the tenant may not keep any more.
         """
         opened = self.tenant(tenant)
         header = changes.put(
@@ -96,6 +98,7 @@ class SecretVerbs(Core):
         Raises:
             NotFound: there is no such secret or version.
             Conflict: the version is current, pending or destroyed.
+            QuotaExceeded: the tenant may not keep any more.
         """
         opened = self.tenant(tenant)
         now = self.now()
@@ -221,6 +224,7 @@ class SecretVerbs(Core):
 
     def _store(self, opened: OpenTenant, header: dict[str, Any], value: SecretBytes, event: Event) -> Stored:
         attachment = opened.envelope.seal(header["id"], header["version"], value)
+        check_value(self.allowance, opened.state, header, len(attachment))
         receipt = self._change(event, opened, [Wanted(header, attachment)])
         return Stored(header["version"], receipt)
 

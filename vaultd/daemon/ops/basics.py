@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd import __version__
 from vaultd.access.denials import denied
 from vaultd.crypto.memory import arena_status
+from vaultd.daemon.managers import still_manages
+from vaultd.daemon.namespaces import warnings_for
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.pushes import Topic
 from vaultd.errors import AmbiguousService, Denied, QuotaExceeded
-from vaultd.names import tenant_name
 from vaultd.protocol.framing import MAX_FRAME
 from vaultd.protocol.messages import VERSION
 from vaultd.protocol.operations import MAX_VALUE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
 
@@ -95,6 +99,8 @@ def _warnings(call: Call) -> list[str]:
             "the configuration as it is now does not hold, the one before is in force: " + engine.live.error
         )
     warnings += engine.surroundings
+    with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
+        warnings += warnings_for(call.connection.peer_process())
     if call.is_admin:
         shared = engine.shared_uids()
         if shared:
@@ -107,20 +113,21 @@ def _warnings(call: Call) -> list[str]:
 
 @operation("subscribe")
 def subscribe(call: Call) -> Pending:
-    """Be told: of the run whose token comes with the request, of the caller's runs, or (admins) of a tenant's."""
+    """Be told: of the run whose token comes along, of the caller's runs, or (who manages it) of a tenant's."""
     engine = call.engine
     engine.unsealed()
     if engine.pushes.count(call.connection) >= _MOST_TOPICS:
         raise QuotaExceeded("this connection listens to too much already", "open another, or subscribe once per uid")
     connection = call.connection
     if "tenant" in call.keys:
-        call.require_admin()
-        uid = call.barrier.uid(tenant_name(call.keys["tenant"]))
+        uid = call.allowed("manage", call.keys["tenant"])
         call.record(uid, call.event())
-        # An admin hears of a tenant for as long as the ticket lasts, and no longer.
-        engine.pushes.subscribe(
-            connection, Topic("tenant", uid), lambda: engine.ticket_on(connection, engine.now()) is not None
-        )
+        # One hears of a tenant for as long as the ticket or the grant lasts, and no longer.
+        if call.is_admin:
+            right: Callable[[], bool] = lambda: engine.ticket_on(connection, engine.now()) is not None  # noqa: E731
+        else:
+            right = still_manages(engine, call.service().name, uid)
+        engine.pushes.subscribe(connection, Topic("tenant", uid), right)
         return Done()
     if call.run is not None:
         uid = call.run.tenant

@@ -15,8 +15,8 @@ from vaultd.crypto.memory import SecretBytes
 from vaultd.crypto.slots import SlotKind
 from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
+from vaultd.daemon.namespaces import parent_inside
 from vaultd.daemon.ops.table import Done, Refused, Stopped, operation, stopping
-from vaultd.daemon.processes import parent_of
 from vaultd.errors import Busy, Denied, Internal, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
 from vaultd.names import tenant_name
 
@@ -65,11 +65,11 @@ def _holder(call: Call) -> HeldProcess:
     peer = call.connection.peer_process()
     if call.keys.get("bind", "parent") == "self":
         return peer.dup()
+    hint = "run it from a shell that stays, or give the command to it: vaultctl login -- COMMAND"
     try:
-        parent = parent_of(peer, call.engine.kernel)
+        parent = parent_inside(peer, call.engine.kernel, hint)
     except ProcessLookupError as error:
         raise Denied("the process that connected has ended", "connect from a process that stays") from error
-    hint = "run it from a shell that stays, or give the command to it: vaultctl login -- COMMAND"
     if parent is None or parent.pid <= 1:
         raise Denied("the caller's parent is no shell that a ticket could be bound to", hint)
     if parent.comm in _PASSERS_BY:

@@ -9,10 +9,11 @@ from vaultd.access.denials import denied
 from vaultd.access.leases import Leased
 from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
+from vaultd.daemon.managers import managed_tenant, manages
+from vaultd.daemon.namespaces import parent_inside
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.reveals import Revealed, by_descriptor
 from vaultd.daemon.ops.table import Done, Stopped, operation
-from vaultd.daemon.processes import parent_of
 from vaultd.errors import Denied, NotFound
 from vaultd.names import purpose, secret_name, service_name, tenant_name
 
@@ -89,7 +90,7 @@ def _implicit(call: Call, uid: bytes, service: str) -> tuple[Run | None, HeldPro
     process = call.connection.peer_process()
     if call.keys.get("anchor", "self") == "parent":
         try:
-            parent = parent_of(process, call.engine.kernel)
+            parent = parent_inside(process, call.engine.kernel, "use: vaultctl run")
         except ProcessLookupError:
             raise Denied("the process that connected has ended", "connect from a process that stays") from None
         if parent is None or parent.pid <= 1:
@@ -225,7 +226,7 @@ def release(call: Call) -> Pending:
 
 @operation("lease.list")
 def list_all(call: Call) -> Pending:
-    """Live leases: all for admins, their own for others."""
+    """Live leases: all for admins, a tenant's for who manages it, their own for others."""
     engine, barrier = call.engine, call.barrier
     leases = engine.book.leases
     uid: bytes | None = None
@@ -237,14 +238,17 @@ def list_all(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        me = call.facts.uid
-        found = engine.book.leases_of_uid(me, call.now)
-        if "tenant" in call.keys:
-            name = tenant_name(call.keys["tenant"])
-            found = [lease for lease in found if barrier.name(lease.run.tenant) == name]
+        uid = managed_tenant(call)
+        if uid is not None:
+            found = leases.of_tenant(uid, call.now)
+        else:
+            found = engine.book.leases_of_uid(call.facts.uid, call.now)
+            if "tenant" in call.keys:
+                name = tenant_name(call.keys["tenant"])
+                found = [lease for lease in found if barrier.name(lease.run.tenant) == name]
     lives = {run: engine.anchor_lives(run) for run in {lease.run for lease in found}}
     found = sorted((lease for lease in found if lives[lease.run]), key=lambda one: (one.issued, one.id))
-    if call.is_admin:
+    if call.is_admin or uid is not None:
         call.record(uid, call.event())
     else:
         call.counted()
@@ -259,7 +263,7 @@ def revoke(call: Call) -> Pending:
     """Take back: one lease, a run with its leases, all leases of a secret, everything of a tenant."""
     keys, engine, book = call.keys, call.engine, call.engine.book
     if not (call.is_responder or call.is_admin):
-        return _revoke_own(call)
+        return _revoke_managed(call) or _revoke_own(call)
     barrier = call.engine.vaults.require()
     if barrier.sealed:
         engine.unsealed()
@@ -276,6 +280,32 @@ def revoke(call: Call) -> Pending:
     uid = barrier.uid(tenant_name(keys["tenant"]))
     if "secret" in keys:
         secret = secret_name(keys["secret"])
+        return _revoked(call, book.revoke_secret(uid, secret), uid, secret=secret)
+    return _revoked(call, book.revoke_tenant(uid, call.now), uid)
+
+
+def _revoke_managed(call: Call) -> Pending | None:
+    """What a manager takes back at its tenant: anything, or with a grant over some secrets the leases on those.
+
+    None when the request is for nothing that the caller manages; what is foreign and what is absent go on alike.
+    """
+    keys, engine, book = call.keys, call.engine, call.engine.book
+    engine.unsealed(stopping=True)
+    if "lease" in keys:
+        lease = book.leases.get(keys["lease"], call.now)
+        if lease is not None and manages(call, lease.run.tenant, lease.secret):
+            return _revoked(call, book.release(lease), lease.run.tenant, lease=lease.id, secret=lease.secret)
+        return None
+    if "of_run" in keys:
+        run = book.runs.get(keys["of_run"], call.now)
+        if run is not None and manages(call, run.tenant):
+            return _revoked(call, book.end_run(run), run.tenant, run=run.id)
+        return None
+    uid = engine.find_tenant(tenant_name(keys["tenant"]))
+    secret = secret_name(keys["secret"]) if "secret" in keys else None
+    if uid is None or not manages(call, uid, secret):
+        return None
+    if secret is not None:
         return _revoked(call, book.revoke_secret(uid, secret), uid, secret=secret)
     return _revoked(call, book.revoke_tenant(uid, call.now), uid)
 

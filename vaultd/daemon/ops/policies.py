@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.decide import NO_USAGE, Request, explain
+from vaultd.access.denials import denied
 from vaultd.access.grants import Grant
 from vaultd.access.ids import GRANT, new_id
 from vaultd.access.instants import SECOND, Now
@@ -116,7 +117,7 @@ def grant_add(call: Call) -> Pending:
         raw["expires"] = int(keys["expires"] * SECOND)
     grant = Grant.parse(raw, load=zones.load, wall=call.now.settled())
     if not call.is_admin:
-        _no_wider_than_own(call, uid, grant)
+        _within_the_tenant(call, uid, grant)
         _few_enough(call, uid, grant.service)
     engine.grants(uid)  # parsed before the change, so that the change can be made in both
     call.staged(call.barrier.add_grant(uid, grant.to_dict(), actor=call.actor))
@@ -131,11 +132,19 @@ def _few_enough(call: Call, uid: bytes, service: str) -> None:
         raise QuotaExceeded("the tenant has as many grants as it may give itself", "remove some, or name patterns")
 
 
-def _no_wider_than_own(call: Call, uid: bytes, grant: Grant) -> None:
-    """A service that manages a tenant is that tenant's admin; it may grant what it likes there, but not to itself."""
+def _within_the_tenant(call: Call, uid: bytes, grant: Grant) -> None:
+    """A service that manages a tenant is that tenant's admin: it grants what it likes there, but not to itself, and to
+    no service that has no grant there yet.
+
+    Services are the whole vault's: with a grant to any name it could ask which there are, and let in somebody whom
+    nobody meant to come to this tenant. An absent one and another tenant's are one answer.
+    """
     if grant.service == call.service().name:
         call.deny("a service may not grant to itself", uid)
         raise Conflict("a service may not grant to itself", "an admin of the vault can")
+    if not call.barrier.linked(grant.service, uid):
+        call.deny("the service has no grant at this tenant, and its manager may not bring it in", uid)
+        raise denied()
 
 
 @operation("grant.list")

@@ -12,6 +12,8 @@ from vaultd.access.instants import SECOND
 from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
 from vaultd.daemon.handling import Answer
+from vaultd.daemon.managers import managed_tenant, manages
+from vaultd.daemon.namespaces import held_by_number, numbers_of, own_depth
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.daemon.processes import is_ancestor, open_process
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from vaultd.access.runs import OpenedRun
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
+    from vaultd.daemon.kernel import Kernel
     from vaultd.daemon.processes import HeldProcess
 
 __all__ = ["Opened"]
@@ -110,10 +113,8 @@ def _anchor(call: Call) -> HeldProcess:
     hint = "an anchor is a child, a descendant or an ancestor of the caller"
     if confine:
         hint = "who can be confined is the caller, its child or its descendant, of the caller's uid or the run's"
-    if pid <= 1:
-        raise Denied("not a process that a run can be tied to", hint)
     try:
-        anchor = open_process(pid, call.engine.kernel)
+        anchor = _process(peer, pid, call.engine.kernel)
     except (ProcessLookupError, OverflowError):
         raise Denied("not a process that a run can be tied to", hint) from None
     related = anchor.is_same(peer.identity) or is_ancestor(peer, anchor, call.engine.kernel)
@@ -125,6 +126,25 @@ def _anchor(call: Call) -> HeldProcess:
         anchor.close()
         raise Denied("not a process that a run can be tied to", hint)
     return anchor
+
+
+def _process(peer: HeldProcess, pid: int, kernel: Kernel) -> HeldProcess:
+    """The process that `pid` names to the peer, held.
+
+    In a container a number means another process than here, and taken for ours it could name one outside. So there only
+    the caller and its ancestors inside can be named; children are handed a run by claiming it.
+
+    Raises:
+        ProcessLookupError: there is none, or none that may be named; number 1 is nobody's to name but in a container.
+    """
+    if numbers_of(peer.pid).depth == own_depth():
+        if pid <= 1:
+            raise ProcessLookupError("no process that a run can be tied to")
+        return open_process(pid, kernel)
+    found = held_by_number(peer, pid, kernel)
+    if found is None:
+        raise ProcessLookupError("no such process in the caller's container")
+    return found
 
 
 @operation("run.claim")
@@ -184,7 +204,7 @@ def _about(call: Call, run: Run, *, claimed: bool) -> dict[str, Any]:
 
 @operation("run.close")
 def close(call: Call) -> Pending:
-    """End a run and its leases: one's own, one that one opened; admins and responders, any."""
+    """End a run and its leases: one's own, one that one opened, a managed tenant's; admins and responders, any."""
     engine = call.engine
     named = call.keys.get("of_run")
     if call.run is not None:
@@ -200,7 +220,9 @@ def close(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        run = engine.book.runs.owned(named, call.facts.uid, call.now)
+        run = engine.book.runs.get(named, call.now)
+        if run is None or not manages(call, run.tenant):
+            run = engine.book.runs.owned(named, call.facts.uid, call.now)
     if run is None:
         raise denied()
     ended = engine.book.end_run(run)
@@ -213,7 +235,7 @@ def close(call: Call) -> Pending:
 
 @operation("run.list")
 def list_all(call: Call) -> Pending:
-    """Live runs: all of them for admins, those that they opened or run in for others."""
+    """Live runs: all for admins, a tenant's for who manages it, for others those that they opened or run in."""
     engine, barrier = call.engine, call.barrier
     uid: bytes | None = None
     if call.is_admin:
@@ -224,12 +246,16 @@ def list_all(call: Call) -> Pending:
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
-        runs = engine.book.runs.of_uid(call.facts.uid, call.now)
-        if "tenant" in call.keys:
-            name = tenant_name(call.keys["tenant"])
-            runs = [run for run in runs if barrier.name(run.tenant) == name]
+        uid = managed_tenant(call)
+        if uid is not None:
+            runs = engine.book.runs.of_tenant(uid, call.now)
+        else:
+            runs = engine.book.runs.of_uid(call.facts.uid, call.now)
+            if "tenant" in call.keys:
+                name = tenant_name(call.keys["tenant"])
+                runs = [run for run in runs if barrier.name(run.tenant) == name]
     runs.sort(key=lambda run: (run.opened, run.id))
-    if call.is_admin:
+    if call.is_admin or uid is not None:
         call.record(uid, call.event())
     else:
         call.counted()
