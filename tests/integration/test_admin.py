@@ -214,6 +214,41 @@ def test_two_admins_put_at_once(vault: Daemon) -> None:
             peer.end()
 
 
+def test_a_slot_gets_another_passphrase(vault: Daemon) -> None:
+    """Against a slot's secret, by an admin: then only the new one opens, and every record says which slot was shown."""
+    new = b"another passphrase"
+    with Peer(vault.socket) as admin, Peer(vault.socket) as guest:
+        admin.call("login", LOGIN, PASSPHRASE)
+        number = admin.call("slot.add", {"kind": "passphrase", "label": "laptop"}, b"second").header["slot"]
+        keys = {"slot": number, "kind": "passphrase", "old": len(PASSPHRASE)}
+        assert guest.call("slot.passwd", keys, PASSPHRASE + new).code == "denied"
+        for wrong, tail, code in (
+            ({**keys, "slot": 99}, PASSPHRASE + new, "not_found"),
+            ({**keys, "old": 5}, b"wrong" + new, "wrong_secret"),
+            ({**keys, "kind": "key-file"}, PASSPHRASE + new, "wrong_secret"),
+            ({**keys, "kind": "credential", "old": 32}, bytes(32) + new, "wrong_secret"),
+        ):
+            assert admin.call("slot.passwd", wrong, tail).code == code
+        assert admin.call("slot.passwd", keys, PASSPHRASE).code == "protocol"
+    with Peer(vault.socket) as admin:
+        assert admin.call("login", LOGIN, b"second").header["slot"] == number
+        before = admin.call("slot.list").header["items"]
+        assert admin.call("slot.passwd", {**keys, "old": 6}, b"second" + new).code == ""
+        assert admin.call("slot.list").header["items"] == before
+        assert admin.call("login", LOGIN, b"second").code == "wrong_secret"
+        assert admin.call("login", LOGIN, new).header["slot"] == number
+        shown = admin.call("audit.show", {"limit": 200}).tail.decode().splitlines()
+        bodies = [json.loads(line)["body"] for line in shown]
+        changed = [body for body in bodies if body["kind"] == "slot.passwd" and body["outcome"] == "ok"]
+        assert [body["public"] for body in changed] == [{"slot": number, "proved": number}]
+        logins = [body["actor"]["slot"] for body in bodies if body["kind"] == "login" and body["outcome"] == "ok"]
+        assert logins[-1] == number
+        removed = admin.call("slot.remove", {"slot": number, "rotate_root": True})
+        assert removed.header["receipt"]["rotated"] == "root"
+        assert admin.call("login", LOGIN, new).code == "wrong_secret"
+        assert admin.call("login", LOGIN, PASSPHRASE).code == ""
+
+
 def test_slots(vault: Daemon) -> None:
     """Further slots open the vault until they are removed; the last is refused; ids do not come again."""
     with Peer(vault.socket) as admin:

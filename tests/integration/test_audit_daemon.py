@@ -39,6 +39,7 @@ ADMIN: list[tuple[str, dict[str, Any], bytes]] = [
     ("unseal", LOGIN, PASSPHRASE),
     ("slot.add", {"kind": "key-file"}, b"k" * 32),
     ("slot.list", {}, b""),
+    ("slot.passwd", {"slot": 1, "kind": "passphrase", "old": len(PASSPHRASE)}, PASSPHRASE + PASSPHRASE),
     ("slot.remove", {"slot": 2}, b""),
     ("tenant.create", {"tenant": "initech"}, b""),
     ("tenant.list", {}, b""),

@@ -181,6 +181,8 @@ def test_the_decoder_reads_a_fresh_vault(tmp_path: Path, decoder: ModuleType) ->
                 profile=CHEAPEST,
             )
         world = BarrierWorld(empty, secret=b"pw")
+        with SecretBytes.copy_of(b"c" * 32) as given:
+            world.barrier.add_slot(world.barrier.slot_maker(given, SlotKind.CREDENTIAL, "")(), actor=ADMIN)
         expected = {}
         for name in ("acme", "beta"):
             world.tenant(name)
@@ -197,8 +199,8 @@ def test_the_decoder_reads_a_fresh_vault(tmp_path: Path, decoder: ModuleType) ->
         # Not sealed, not closed: as a power cut would leave it.
         shutil.copytree(tmp_path / "vault", tmp_path / "copy")
         world.barrier.close()
-    for directory in ("vault", "copy"):
-        _, names, values = decoder.decode(str(tmp_path / directory), b"pw", 1)
+    for directory, secret in (("vault", (b"pw", 1)), ("copy", (b"pw", 1)), ("copy", (b"c" * 32, 3))):
+        _, names, values = decoder.decode(str(tmp_path / directory), *secret)
         assert names == ["acme"]
         found = {(item.tenant, item.secret): item.value for item in values}
         assert found == {key: value for key, value in expected.items() if key[0] == "acme"}
