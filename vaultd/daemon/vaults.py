@@ -52,6 +52,7 @@ class VaultHolder:
         self.barrier: Barrier | None = None
         self._complaint = ""
         self._flying = False
+        self._flights = 0
         self._landed: list[Callable[[], None]] = []
         self.on_halt: Callable[[], None] = _nothing
         """Called when a flush has failed, before anybody is answered."""
@@ -125,6 +126,11 @@ class VaultHolder:
         """Whether anything is staged, or being written."""
         return self._flying or self.dirty
 
+    @property
+    def flight(self) -> int | None:
+        """The number of the flush that is under way; None when there is none."""
+        return self._flights if self._flying else None
+
     # -- dispatch.Committer
 
     @property
@@ -144,6 +150,7 @@ class VaultHolder:
         ledger = self.ledger
         batch = ledger.take() if ledger is not None else None
         self._flying = batch is not None
+        self._flights += self._flying
         return batch
 
     def write(self, batch: Any) -> None:

@@ -94,7 +94,7 @@ def _warnings(call: Call) -> list[str]:
         warnings.append(
             "the configuration as it is now does not hold, the one before is in force: " + engine.live.error
         )
-    warnings += engine.surroundings
+    warnings += [*engine.surroundings, *engine.notices.values()]
     if call.is_admin:
         shared = engine.shared_uids()
         if shared:
