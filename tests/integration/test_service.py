@@ -289,3 +289,56 @@ def test_a_second_sigterm_ends_at_once() -> None:
         renewed(daemon)
         daemon.unseal()
         assert bytes(daemon.admin.get("acme", "k").tail) == b"kept"
+
+
+# -- changed behind our back
+
+
+def reported(daemon: Daemon) -> list[str]:
+    """What `status` says of changed files."""
+    return [line for line in daemon.admin.call("status").keys["warnings"] if "changed by somebody else" in line]
+
+
+def eventually(daemon: Daemon, words: str) -> None:
+    until = time.monotonic() + 10
+    while not any(words in line for line in reported(daemon)):
+        assert time.monotonic() < until, reported(daemon)
+        time.sleep(0.02)
+
+
+def test_changed_files_are_reported_and_our_own_are_not(daemon: Daemon) -> None:
+    """Whatever the daemon itself does is no news; a file that another process writes is: said, logged, on record."""
+    for name in ("acme", "globex"):
+        daemon.tenant(name, k=b"1", l=b"2")
+        daemon.admin.call("rotate.tenant", {"tenant": name})
+    daemon.admin.call("rotate.root")
+    daemon.admin.call("slot.add", {"kind": "key-file"}, bytes(32))
+    daemon.admin.call("tenant.delete", {"tenant": "globex", "confirm": "globex", "with_audit": True})
+    daemon.admin.call("seal")
+    daemon.unseal()
+    sign = os.path.join(daemon.dir, "sign")
+    Path(sign).write_text("")  # what came before it in the directory has been looked at when this is reported
+    eventually(daemon, ": sign")
+    assert reported(daemon) == ["files of the vault were changed by somebody else: sign"]
+    log = next(Path(daemon.dir, "tenants").glob("*/log.*"))
+    with log.open("ab") as file:
+        file.write(b"x")
+    eventually(daemon, log.name)
+    for name in ("heads.0", "heads.1"):
+        Path(daemon.dir, name).unlink(missing_ok=True)
+    eventually(daemon, "heads.")
+    os.mkdir(os.path.join(daemon.dir, "tenants", "new"))
+    eventually(daemon, "tenants/new")
+    changes = [body for body in records(daemon) if body["kind"] == "vault.changed"]
+    assert changes[0]["actor"] == {"kind": "system"}
+    assert changes[0]["public"] == {"count": 1, "files": ["sign"]}
+    assert daemon.stop() == 0
+    assert b"changed by somebody else" in daemon.log
+
+
+def test_the_watch_can_be_left_off() -> None:
+    """With `watch.vault = false` nothing is looked at."""
+    with Daemon(config="[watch]\nvault = false\n") as daemon:
+        threads = os.listdir(f"/proc/{daemon.process.pid}/fd")
+        targets = [os.readlink(f"/proc/{daemon.process.pid}/fd/{number}") for number in threads]
+        assert sum("inotify" in target for target in targets) == 1  # the configuration's

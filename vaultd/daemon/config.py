@@ -72,6 +72,8 @@ class WatchConfig:
 
     config: bool = True
     """Whether a changed file is read again by itself; SIGHUP always does."""
+    vault: bool = True
+    """Whether changes of the vault's files by somebody else are noticed and reported; from the next start on."""
 
 
 @dataclass(frozen=True, slots=True)

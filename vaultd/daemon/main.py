@@ -23,6 +23,7 @@ from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
 from vaultd.daemon.notify import Notifier, Supervised, watchdog_seconds
 from vaultd.daemon.server import Server
+from vaultd.daemon.tampering import VaultWatch
 from vaultd.daemon.vaults import VaultHolder
 from vaultd.daemon.watch import FileWatch
 from vaultd.errors import VaultdError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vaultd.access.throttle import FailureDelays
+    from vaultd.store import NotedStore
 
 __all__ = ["main", "serve"]
 
@@ -153,6 +155,16 @@ async def serve(
 
         loop.add_signal_handler(signal.SIGHUP, reload)
         watch = _watched(live, reload, loop)
+        vault_watches: list[VaultWatch] = []
+
+        def watch_vault(store: NotedStore) -> None:
+            vault_watches.append(VaultWatch(store, engine, loop))
+            vault_watches[-1].start()
+
+        if config.watch.vault:
+            vaults.on_open = watch_vault
+            if vaults.store is not None:
+                watch_vault(vaults.store)
         server.start()
         print(f"listening on {config.socket}", file=sys.stderr, flush=True)
         supervised.ready()
@@ -163,8 +175,9 @@ async def serve(
             supervised.stopping()
             _log.info("stopping")
         finally:
-            if watch is not None:
-                watch.close()
+            for one in (watch, *vault_watches):
+                if one is not None:
+                    one.close()
             engine.stop()
             await server.stop()
             engine.kept.keep_counts()

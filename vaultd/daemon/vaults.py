@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaultd.crypto.kdf import FLOOR
 from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
-from vaultd.store import DirectoryStore
+from vaultd.store import DirectoryStore, NotedStore
 from vaultd.vault.barrier import Barrier
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class VaultHolder:
         self._clock = clock
         self._random = random
         self._minimum = minimum
-        self._store: DirectoryStore | None = None
+        self.store: NotedStore | None = None
+        self.on_open: Callable[[NotedStore], None] | None = None
+        """Called when a vault that was not there at start has been opened."""
         self.barrier: Barrier | None = None
         self._complaint = ""
         self._flying = False
@@ -68,13 +70,15 @@ class VaultHolder:
         """
         if self.barrier is not None or not os.path.lexists(os.path.join(self._directory, "keyring")):
             return
-        store = DirectoryStore(self._directory)
+        store = NotedStore(DirectoryStore(self._directory))
         try:
             self.barrier = Barrier.open(store, self._clock, minimum=self._minimum, random=self._random)
         except BaseException:
             store.close()
             raise
-        self._store = store
+        self.store = store
+        if self.on_open is not None:
+            self.on_open(store)
         _log.debug("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
 
     def look(self) -> None:
@@ -96,9 +100,9 @@ class VaultHolder:
             if barrier is not None:
                 barrier.close()
         finally:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+            if self.store is not None:
+                self.store.close()
+                self.store = None
 
     @property
     def ledger(self) -> Ledger | None:
