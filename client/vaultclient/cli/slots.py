@@ -60,7 +60,8 @@ def list_slots(app: App) -> None:
 def passwd(app: App, slot: int, new_passphrase_file: str | None, **sources: Any) -> None:
     """Change a slot's passphrase, against the secret of any slot that there is; its number and label stay.
 
-    The other options name that secret, which is asked for when none does.
+    The other options name that secret, which is asked for when none does. Whoever else logged in with the slot is no
+    admin any more.
     """
     if [new_passphrase_file, *sources.values()].count("-") > 1:
         raise CliError("invalid", "both secrets cannot come from standard input", "put one of them into a file")
