@@ -486,6 +486,7 @@ def main() -> int:
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--passphrase-file", help="one trailing newline is not part of it; - is standard input")
     secret.add_argument("--key-file")
+    secret.add_argument("--credential-file", help="a systemd credential's content")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="names, versions, sizes and SHA-256 of the values")
     output.add_argument("--out", help="write every current value to a file below this directory")
@@ -493,6 +494,8 @@ def main() -> int:
     try:
         if options.key_file is not None:
             kind, given = 2, read(options.key_file)
+        elif options.credential_file is not None:
+            kind, given = 3, read(options.credential_file)
         elif options.passphrase_file == "-":
             kind, given = 1, sys.stdin.buffer.read().removesuffix(b"\n")
         else:

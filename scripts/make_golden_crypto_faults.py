@@ -172,7 +172,7 @@ def slots() -> Iterator[Fault]:
         ("version 2", 4, b"\x02", "format_version"),
         ("version 255", 4, b"\xff", "format_version"),
         ("kind 0", 5, b"\0", "format_version"),
-        ("kind 3", 5, b"\x03", "format_version"),
+        ("kind 4", 5, b"\x04", "format_version"),
         ("kind 2 with a cost", 5, b"\x02", "integrity"),
         ("label length 65", 6, b"\x41", "integrity"),
         ("label shorter than its text", 6, b"\x03", "integrity"),

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,7 +33,7 @@ def vault() -> Iterator[Daemon]:
         yield running
 
 
-def _kinds(daemon: Daemon, since: int) -> list[dict[str, object]]:
+def _kinds(daemon: Daemon, since: int) -> list[dict[str, Any]]:
     lines = list(daemon.admin.audit_lines("audit.show", {}))[since:]
     return [json.loads(line)["body"] for line in lines]
 
@@ -212,6 +212,40 @@ def test_two_admins_put_at_once(vault: Daemon) -> None:
     finally:
         for peer in peers:
             peer.end()
+
+
+def test_a_slot_gets_another_passphrase(vault: Daemon) -> None:
+    """Against a slot's secret, by an admin: then only the new one opens, and every record says which slot was shown."""
+    new = b"another passphrase"
+    with Peer(vault.socket) as admin, Peer(vault.socket) as guest:
+        admin.call("login", LOGIN, PASSPHRASE)
+        number = admin.call("slot.add", {"kind": "passphrase", "label": "laptop"}, b"second").header["slot"]
+        keys = {"slot": number, "kind": "passphrase", "old": len(PASSPHRASE)}
+        assert guest.call("slot.passwd", keys, PASSPHRASE + new).code == "denied"
+        for wrong, tail, code in (
+            ({**keys, "slot": 99}, PASSPHRASE + new, "not_found"),
+            ({**keys, "old": 5}, b"wrong" + new, "wrong_secret"),
+            ({**keys, "kind": "key-file"}, PASSPHRASE + new, "wrong_secret"),
+            ({**keys, "kind": "credential", "old": 32}, bytes(32) + new, "wrong_secret"),
+        ):
+            assert admin.call("slot.passwd", wrong, tail).code == code
+        assert admin.call("slot.passwd", keys, PASSPHRASE).code == "protocol"
+    with Peer(vault.socket) as admin:
+        assert admin.call("login", LOGIN, b"second").header["slot"] == number
+        before = admin.call("slot.list").header["items"]
+        assert admin.call("slot.passwd", {**keys, "old": 6}, b"second" + new).code == ""
+        assert admin.call("slot.list").header["items"] == before
+        assert admin.call("login", LOGIN, b"second").code == "wrong_secret"
+        assert admin.call("login", LOGIN, new).header["slot"] == number
+        bodies = _kinds(vault, 0)
+        changed = [body for body in bodies if body["kind"] == "slot.passwd" and body["outcome"] == "ok"]
+        assert [body["public"] for body in changed] == [{"slot": number, "proved": number}]
+        logins = [body["actor"]["slot"] for body in bodies if body["kind"] == "login" and body["outcome"] == "ok"]
+        assert logins[-1] == number
+        removed = admin.call("slot.remove", {"slot": number, "rotate_root": True})
+        assert removed.header["receipt"]["rotated"] == "root"
+        assert admin.call("login", LOGIN, new).code == "wrong_secret"
+        assert admin.call("login", LOGIN, PASSPHRASE).code == ""
 
 
 def test_slots(vault: Daemon) -> None:

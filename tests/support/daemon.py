@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from vaultclient import Client
@@ -25,7 +26,7 @@ from vaultd.crypto.kdf import CHEAPEST
 from vaultd.vault import offline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -40,10 +41,13 @@ class Daemon:
         longest: milliseconds that wrong slot secrets delay the next try at most; None is the shipped delay.
         parent: directory that the whole is made in.
         prefix: gives, for the folder, the command that starts the daemon's command (in another namespace, say).
+        environment: further variables that the daemon is started with.
 
     Attributes:
         admin: a client of this process with an admin ticket that no other process shares.
     """
+
+    environment: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -54,11 +58,13 @@ class Daemon:
         longest: int | None = None,
         parent: str | None = None,
         prefix: Callable[[str], Sequence[str]] = lambda folder: (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         # Not under a private temporary directory: processes of other uids connect too.
         self.folder = tempfile.mkdtemp(prefix="vaultd-test-", dir=parent)
         self._longest = longest
         self._prefix = prefix
+        self.environment = dict(environment or {})
         os.chmod(self.folder, 0o755)  # noqa: S103
         self.dir = os.path.join(self.folder, "vault")
         self.socket = os.path.join(self.folder, "run", "vaultd.sock")
@@ -76,11 +82,12 @@ class Daemon:
     def start(self) -> None:
         """Start the daemon and wait until it listens."""
         environment = {"PATH": os.environ["PATH"], "HOME": self.folder}
+        environment |= self.environment
         command = [sys.executable, os.path.abspath(__file__), self.dir, self.socket, self.config]
         if self._longest is not None:
             command.append(str(self._longest))
         command = [*self._prefix(self.folder), *command]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0, env=environment)
         self.log = b""
         assert self.process.stderr is not None
         while not self.log.endswith(f"listening on {self.socket}\n".encode()):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "scripts" / "systemd"
 UNITS = ["vaultd.service", "vaultd-user.service"]
+WORST = {"vaultd.service": 1.0, "vaultd-user.service": 6.3}
+"""The exposure, as `systemd-analyze security` measures it, that a change of a unit must stay below."""
 
 
 def settings(unit: str) -> list[tuple[str, str]]:
@@ -55,3 +58,22 @@ def test_the_stated_exposure_is_the_measured_one(unit: str) -> None:
     found = re.search(r"exposure level for \S+: (\d+\.\d)", measured)
     assert found is not None, measured
     assert abs(float(found[1]) - stated) <= 0.3
+    assert float(found[1]) <= WORST[unit]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_manager_hears_from_the_daemon(unit: str) -> None:
+    """It waits for the daemon to listen, and for its signs of life."""
+    given = dict(settings(unit))
+    assert (given["Type"], given["NotifyAccess"]) == ("notify", "main")
+    assert "WatchdogSec" in given
+
+
+def test_the_socket_is_the_one_that_the_daemon_takes() -> None:
+    """Path, group and mode are those of the service and its configuration; the folder outlives the daemon."""
+    given, service = dict(settings("vaultd.socket")), dict(settings("vaultd.service"))
+    config = tomllib.loads((FOLDER / "vaultd.toml").read_text())
+    assert f"--socket {given['ListenStream']}" in service["ExecStart"]
+    assert (given["SocketMode"], given["SocketGroup"]) == ("0660", config["socket_group"])
+    assert given["FileDescriptorName"] == "vaultd.socket"
+    assert service["RuntimeDirectoryPreserve"] == "yes"

@@ -1,4 +1,4 @@
-"""Key slots: how a passphrase or a key file opens the root key.
+"""Key slots: how a passphrase, a key file or a systemd credential opens the root key.
 
     secret --Argon2id or BLAKE2b--> slot key --derive--> X25519 pair; the root key is boxed to the pair's public key
 
@@ -12,9 +12,9 @@ A slot has 412 bytes, integers big-endian:
     offset size
          0    4  magic "VDSL"
          4    1  format version, 1
-         5    1  kind: 1 passphrase, 2 key file (3 is kept for a systemd credential)
+         5    1  kind: 1 passphrase, 2 key file, 3 systemd credential (the bytes of one count as a key file's)
          6    1  length of the label, 0 to 64
-         7    1  lanes        } Argon2id's cost; all zero in a key-file slot
+         7    1  lanes        } Argon2id's cost; all zero in the other kinds
          8    4  time cost    }
         12    4  memory, KiB  }
         16    4  slot id
@@ -87,6 +87,7 @@ class SlotKind(IntEnum):
 
     PASSPHRASE = 1
     KEY_FILE = 2
+    CREDENTIAL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Slot:
         kind: what opens it.
         label: what people call it; at most 64 bytes of UTF-8.
         created: seconds since 1970 UTC.
-        profile: Argon2id's cost; all zero in a key-file slot.
+        profile: Argon2id's cost; all zero in a slot without a passphrase.
         salt: 16 bytes.
         mark: tells the right slot key from a wrong one.
         boxed_root: the root key, boxed to the slot's public key.
@@ -222,7 +223,7 @@ def new_slot(
         secret: the passphrase or the key file's content.
         root: the root key.
         wrap_key: `RootKeys(root).wrap`.
-        profile: Argon2id's cost for a passphrase; not used for a key file.
+        profile: Argon2id's cost for a passphrase; not used for the other kinds.
         fixed: only for generators of golden files.
 
     Raises:

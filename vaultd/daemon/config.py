@@ -7,6 +7,7 @@ a misspelt limit would silently be no limit.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AuditConfig", "Config", "Limits", "LiveConfig", "WatchConfig", "default_path", "load", "parse"]
 
 MAX_SIZE: Final = 65_536
+_CREDENTIAL: Final = re.compile(r"[A-Za-z0-9_.@:=+-]{1,255}")
 _MAX_UID: Final = 2**32 - 2  # 2**32 - 1 is "no uid" to the kernel
 
 
@@ -73,6 +75,8 @@ class WatchConfig:
 
     config: bool = True
     """Whether a changed file is read again by itself; SIGHUP always does."""
+    vault: bool = True
+    """Whether changes of the vault's files by somebody else are noticed and reported; from the next start on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Config:
     admin_uids: tuple[int, ...] | None = None
     """None: as the vault was initialised."""
     responder_uids: tuple[int, ...] = ()
+    unseal_credential: str | None = None
+    """Name of the systemd credential that unseals the vault at start; None: people do."""
     limits: Limits = field(default_factory=Limits)
     audit: AuditConfig = field(default_factory=AuditConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
@@ -200,6 +206,12 @@ class _Parser:
             return value
         raise self.error(key, "not a group", f'write {key} = "name" or {key} = 1000')
 
+    def credential(self, key: str, value: Any) -> str:
+        """A credential's name, as systemd allows it: one component of a path."""
+        if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value) or value in (".", ".."):
+            raise self.error(key, "not a credential's name", f'write {key} = "name", as in LoadCredentialEncrypted=')
+        return value
+
     def section(self, name: str, value: Any, kind: type) -> Any:
         """One table of numbers and switches, after the fields of the dataclass `kind`."""
         if not isinstance(value, dict):
@@ -249,6 +261,8 @@ def parse(text: str, path: str, base: Config) -> Config:
             changes[key] = parser.section(key, value, _SECTIONS[key])
         elif key in ("admin_uids", "responder_uids"):
             changes[key] = parser.uids(key, value)
+        elif key == "unseal_credential":
+            changes[key] = parser.credential(key, value)
         elif key == "socket_group":
             changes[key] = parser.group(key, value)
         else:

@@ -142,6 +142,8 @@ class Engine:
         self.readers = Readers()
         self.surroundings: list[str] = []
         """What is wrong around the daemon, for `status`: said once, by whoever looked at start."""
+        self.notices: dict[str, str] = {}
+        """What went wrong since, for `status`, by what it is about."""
         self._grants: dict[bytes, GrantTable] = {}
         self._anchors: dict[str, Watch] = {}
         self._confined: dict[Process, Watch] = {}
@@ -314,6 +316,7 @@ class Engine:
 
     def load_services(self) -> None:
         """Take the services over from the vault that was just unsealed."""
+        self.notices.pop("unseal", None)
         self.services = ServiceTable(Service.from_dict(raw) for raw in self.unsealed().services().values())
 
     def actor(self, connection: Connection, kind: str, service: str | None, slot: int | None) -> Actor:
@@ -550,6 +553,13 @@ class Engine:
         self._share.rate = _share(self._throttle.rate)
         self.book.limits = self._live_limits()
         self.vaults.allow(_allowance(limits))
+
+    def describe(self) -> str:
+        """One line on how things stand, for the service manager."""
+        state = self.vaults.state
+        if state != "unsealed":
+            return state
+        return f"{state}: {len(self.book.runs)} runs, {len(self.book.leases)} leases"
 
     # -- the whole vault
 

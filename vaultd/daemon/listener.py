@@ -20,7 +20,7 @@ from vaultd.errors import ConfigError, Locked
 if TYPE_CHECKING:
     from vaultd.daemon.kernel import Kernel
 
-__all__ = ["MAX_PATH", "Listener", "listen"]
+__all__ = ["MAX_PATH", "Listener", "check_directories", "group_id", "listen"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ _WITH_GROUP: Final = 0o660
 
 
 class Listener:
-    """A bound, listening socket and the lock that makes its path ours."""
+    """A bound, listening socket and the lock that makes its path ours; None when the path is the service manager's."""
 
-    def __init__(self, sock: socket.socket, path: str, lock: int) -> None:
+    def __init__(self, sock: socket.socket, path: str, lock: int | None) -> None:
         self.socket = sock
         self.path = path
         self._lock = lock
@@ -45,6 +45,8 @@ class Listener:
     def close(self) -> None:
         """Stop listening and remove the path, if it is still the one that we made."""
         self.socket.close()
+        if self._lock is None:
+            return
         try:
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._inode:
@@ -73,8 +75,8 @@ def listen(path: str, kernel: Kernel, *, group: str | int | None = None) -> List
         raise ConfigError(f"the socket's path is longer than {MAX_PATH} bytes", "choose a shorter one with --socket")
     directory = os.path.dirname(path)
     _make_directory(directory)
-    _check_directories(directory)
-    gid = None if group is None else _group_id(group)
+    check_directories(directory)
+    gid = None if group is None else group_id(group)
     lock = _take_lock(path)
     try:
         _remove_stale(path)
@@ -106,7 +108,7 @@ def _make_directory(directory: str) -> None:
         os.chmod(directory, 0o755)  # noqa: S103  others must reach the socket; its own mode says who may connect
 
 
-def _check_directories(directory: str) -> None:
+def check_directories(directory: str) -> None:
     """Refuse a path that another uid could change under us: each directory ours or root's, and not writable by others.
 
     A sticky directory (/tmp) may be on the way, as nobody can rename our entries there; the last one may not be sticky
@@ -129,7 +131,8 @@ def _check_directories(directory: str) -> None:
         place, last = os.path.dirname(place), False
 
 
-def _group_id(group: str | int) -> int:
+def group_id(group: str | int) -> int:
+    """The number of a group. Raises `ConfigError` when there is none of that name."""
     if isinstance(group, int):
         return group
     try:

@@ -8,18 +8,22 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vaultd import __version__
 from vaultd.clock import Clock, SystemClock
 from vaultd.crypto.kdf import FLOOR, Profile
 from vaultd.crypto.primitives import random_bytes
+from vaultd.daemon.activation import adopt, passed
 from vaultd.daemon.config import LiveConfig
+from vaultd.daemon.credentials import unseal_at_start
 from vaultd.daemon.engine import Engine
 from vaultd.daemon.hardening import harden
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
+from vaultd.daemon.notify import Notifier, Supervised, watchdog_seconds
 from vaultd.daemon.server import Server
+from vaultd.daemon.tampering import VaultWatch
 from vaultd.daemon.vaults import VaultHolder
 from vaultd.daemon.watch import FileWatch
 from vaultd.errors import VaultdError
@@ -29,17 +33,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vaultd.access.throttle import FailureDelays
+    from vaultd.store import NotedStore
 
 __all__ = ["main", "serve"]
 
 _log = logging.getLogger("vaultd")
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vaultd",
         description="Serves a vault over a Unix socket, in the foreground. SIGHUP reads the configuration again; "
-        "SIGTERM drains, drops the keys and ends.",
+        "SIGTERM drains, drops the keys and ends; a second one ends at once.",
     )
     parser.add_argument("--dir", metavar="DIR", help="the vault's directory")
     parser.add_argument("--socket", metavar="PATH", help="the socket to listen on")
@@ -99,7 +106,11 @@ async def serve(
     vaults = VaultHolder(config.dir, clock, random_bytes, minimum=minimum)
     vaults.open()
     try:
-        listener = listen(config.socket, kernel, group=config.socket_group)
+        sock = passed(os.environ, os.getpid())
+        if sock is not None:
+            listener = adopt(sock, config.socket, kernel, group=config.socket_group)
+        else:
+            listener = listen(config.socket, kernel, group=config.socket_group)
         engine = Engine(
             live,
             vaults,
@@ -114,29 +125,63 @@ async def serve(
         engine.surroundings += _surroundings(config.socket)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+        supervised = Supervised(
+            Notifier(os.environ.get("NOTIFY_SOCKET", "")),
+            loop,
+            describe=engine.describe,
+            flight=lambda: vaults.flight,
+            within=watchdog_seconds(os.environ, os.getpid()),
+        )
+
+        def stop() -> None:
+            # The next one ends the process at once, even where the event loop or the disk hangs: what was acknowledged
+            # is on the disk, and an end without warning is what the vault's files are made for.
+            for number in _ENDING:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+            stopping.set()
+
+        for number in _ENDING:
+            loop.add_signal_handler(number, stop)
 
         def reload() -> None:
+            supervised.reloading()
             if live.reload():
                 engine.reconfigure()
                 _log.info("the configuration was read again")
             else:
                 _log.error("the configuration was read again and does not hold: %s", live.error)
+            supervised.ready()
 
         loop.add_signal_handler(signal.SIGHUP, reload)
         watch = _watched(live, reload, loop)
+        vault_watches: list[VaultWatch] = []
+
+        def watch_vault(store: NotedStore) -> None:
+            vault_watches.append(VaultWatch(store, engine, loop))
+            vault_watches[-1].start()
+
+        if config.watch.vault:
+            vaults.on_open = watch_vault
+            if vaults.store is not None:
+                watch_vault(vaults.store)
         server.start()
         print(f"listening on {config.socket}", file=sys.stderr, flush=True)
+        supervised.ready()
+        if config.unseal_credential is not None:
+            unseal_at_start(engine, config.unseal_credential, os.environ)
         try:
             await stopping.wait()
+            supervised.stopping()
             _log.info("stopping")
         finally:
-            if watch is not None:
-                watch.close()
+            for one in (watch, *vault_watches):
+                if one is not None:
+                    one.close()
             engine.stop()
             await server.stop()
             engine.kept.keep_counts()
+            supervised.close()
     finally:
         vaults.close()
 

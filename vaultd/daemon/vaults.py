@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaultd.crypto.kdf import FLOOR
 from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
-from vaultd.store import DirectoryStore
+from vaultd.store import DirectoryStore, NotedStore
 from vaultd.vault.allowance import UNLIMITED, Allowance
 from vaultd.vault.barrier import Barrier
 
@@ -49,11 +49,14 @@ class VaultHolder:
         self._clock = clock
         self._random = random
         self._minimum = minimum
-        self._store: DirectoryStore | None = None
+        self.store: NotedStore | None = None
+        self.on_open: Callable[[NotedStore], None] | None = None
+        """Called when a vault that was not there at start has been opened."""
         self.barrier: Barrier | None = None
         self._allowance = UNLIMITED
         self._complaint = ""
         self._flying = False
+        self._flights = 0
         self._landed: list[Callable[[], None]] = []
         self.on_halt: Callable[[], None] = _nothing
         """Called when a flush has failed, before anybody is answered."""
@@ -69,14 +72,16 @@ class VaultHolder:
         """
         if self.barrier is not None or not os.path.lexists(os.path.join(self._directory, "keyring")):
             return
-        store = DirectoryStore(self._directory)
+        store = NotedStore(DirectoryStore(self._directory))
         try:
             self.barrier = Barrier.open(store, self._clock, minimum=self._minimum, random=self._random)
         except BaseException:
             store.close()
             raise
         self.barrier.allowance = self._allowance
-        self._store = store
+        self.store = store
+        if self.on_open is not None:
+            self.on_open(store)
         _log.debug("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
 
     def allow(self, allowance: Allowance) -> None:
@@ -104,9 +109,9 @@ class VaultHolder:
             if barrier is not None:
                 barrier.close()
         finally:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+            if self.store is not None:
+                self.store.close()
+                self.store = None
 
     @property
     def ledger(self) -> Ledger | None:
@@ -134,6 +139,11 @@ class VaultHolder:
         """Whether anything is staged, or being written."""
         return self._flying or self.dirty
 
+    @property
+    def flight(self) -> int | None:
+        """The number of the flush that is under way; None when there is none."""
+        return self._flights if self._flying else None
+
     # -- dispatch.Committer
 
     @property
@@ -153,6 +163,7 @@ class VaultHolder:
         ledger = self.ledger
         batch = ledger.take() if ledger is not None else None
         self._flying = batch is not None
+        self._flights += self._flying
         return batch
 
     def write(self, batch: Any) -> None:

@@ -54,6 +54,7 @@ class Tail(NamedTuple):
 
 NO_TAIL: Final = Tail("", 0, 0)
 SLOT_SECRET: Final = Tail("the slot's secret", 1, 4_096)
+TWO_SECRETS: Final = Tail("the proving slot's secret, `old` bytes of it, then the new one", 2, 8_192)
 VALUE: Final = Tail("the value", 0, MAX_TAIL)
 CHUNK: Final = Tail("the chunk", 1, MAX_TAIL)
 VALUE_OR_FD: Final = Tail("the value, or none where `memfd` is true and a descriptor comes with the frame", 0, MAX_TAIL)
@@ -119,6 +120,12 @@ def _value_or_upload(keys: Mapping[str, Any], tail: int) -> str:
     return ""
 
 
+def _two_secrets(keys: Mapping[str, Any], tail: int) -> str:
+    if not 1 <= tail - keys["old"] <= SLOT_SECRET.most:
+        return "the tail is old bytes of the one secret, then 1 to 4096 of the other"
+    return ""
+
+
 def _one_target(keys: Mapping[str, Any], _tail: int) -> str:
     named = [key for key in ("lease", "of_run", "tenant") if key in keys]
     if len(named) != 1:
@@ -139,7 +146,7 @@ _GRANT_OPTIONS: Final[Keys] = {
     "tz": text(64, least=0),
     "expires": INSTANT,
 }
-_SLOT_KIND: Final = choice("passphrase", "key-file")
+_SLOT_KIND: Final = choice("passphrase", "key-file", "credential")
 _DELIVERY: Final = choice("fd", "env", "print")
 _PAGE: Final[Keys] = {"after": CURSOR, "limit": integer(1, 1_024)}
 _LISTED: Final[Keys] = {"items": ITEMS}
@@ -232,10 +239,21 @@ _ALL: Final = (
         items_optional={"label": DESCRIPTION, "created": INSTANT},
     ),
     Operation(
+        "slot.passwd",
+        "admin, and a slot's secret",
+        "another passphrase for a slot, which keeps its id and label; `kind` and `old` are of the slot that proves it",
+        required={"slot": UINT32, "kind": _SLOT_KIND, "old": integer(1, 4_096)},
+        tail=TWO_SECRETS,
+        rule=_two_secrets,
+        codes=(*_TRIES, "not_found", "conflict", *_STORE),
+    ),
+    Operation(
         "slot.remove",
         _ADMIN,
-        "revoke a key slot; the last one is refused",
+        "revoke a key slot; the last one is refused; `rotate_root` then ends what a kept copy of it opens",
         required={"slot": UINT32},
+        optional={"rotate_root": BOOL},
+        reply_optional={"receipt": ANY_MAP},
         codes=("invalid", "not_found", "conflict", *_STORE),
     ),
     # -- tenants

@@ -5,6 +5,17 @@ from __future__ import annotations
 from vaultd.store.directory import DirectoryStore
 from vaultd.store.interface import AppendFile, SlotFile, Store
 from vaultd.store.memory import Fault, MemoryStore, PowerCut
+from vaultd.store.noted import NotedStore
 from vaultd.store.overlay import OverlayStore
 
-__all__ = ["AppendFile", "DirectoryStore", "Fault", "MemoryStore", "OverlayStore", "PowerCut", "SlotFile", "Store"]
+__all__ = [
+    "AppendFile",
+    "DirectoryStore",
+    "Fault",
+    "MemoryStore",
+    "NotedStore",
+    "OverlayStore",
+    "PowerCut",
+    "SlotFile",
+    "Store",
+]

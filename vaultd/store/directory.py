@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["DirectoryStore"]
+__all__ = ["TEMPORARY", "DirectoryStore"]
 
-_TEMPORARY: Final = ".new."
+TEMPORARY: Final = ".new."
 
 
 class DirectoryStore:
@@ -108,7 +108,7 @@ class DirectoryStore:
 
     def list(self, path: str = "") -> list[str]:
         with self._directory(split(path) if path else ()) as fd, system_errors("list", self._shown(path)):
-            names = sorted(name for name in os.listdir(fd) if not name.startswith(_TEMPORARY))
+            names = sorted(name for name in os.listdir(fd) if not name.startswith(TEMPORARY))
         if not path and locking.LOCK_NAME in names:
             names.remove(locking.LOCK_NAME)
         return names
@@ -125,7 +125,7 @@ class DirectoryStore:
             # The lock makes us the only writer, so asking first is not a race.
             if exclusive and _is_there(name, parent):
                 raise Exists(f"{self._shown(path)} exists")
-            temporary = _TEMPORARY + name
+            temporary = TEMPORARY + name
             if _is_there(temporary, parent):  # an earlier holder died on the way; its bytes were never ours
                 os.unlink(temporary, dir_fd=parent)
             fd = open_at(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, parent)

@@ -28,7 +28,7 @@ _SECTIONS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("seal", "session", "Drop the keys: of the vault, or of one tenant"),
             ("login", "session", "Become admin, for this shell or for one command"),
             ("logout", "session", "Stop being admin"),
-            ("slot", "slots", "Key slots: add, list, remove"),
+            ("slot", "slots", "Key slots: add, list, passwd, remove"),
             ("rotate", "rotate", "New root key, new tenant key, or a secret's new value"),
             ("check", "offline", "Check every file of a vault (offline)"),
         ),

@@ -107,33 +107,43 @@ def slot_secret(
     key_file: str | None,
     out: Output,
     *,
+    credential: str | None = None,
+    credential_file: str | None = None,
     question: str = "passphrase",
     confirm: bool = False,
 ) -> Iterator[tuple[str, bytearray]]:
-    """A key slot's secret as (kind, bytes), wiped afterwards; a prompt when neither file is named.
+    """A key slot's secret as (kind, bytes), wiped afterwards; a prompt when nothing is named.
 
     Args:
         passphrase_file: file with a passphrase, one trailing newline not counted; `-` is standard input.
         key_file: file with 32 to 4096 bytes, all of which count.
         out: where a warning about a file's mode goes.
+        credential: name of a systemd credential.
+        credential_file: file with one's content.
         question: what the prompt asks for.
         confirm: ask twice: the secret is about to be set.
 
     Raises:
-        CliError: `invalid`: both named, empty, or of a wrong size. `io`: not readable.
+        CliError: `invalid`: several named, empty, or of a wrong size. `io`: not readable.
     """
-    if passphrase_file is not None and key_file is not None:
-        raise CliError("invalid", "--passphrase-file and --key-file exclude each other", "a slot has one secret")
-    for path in (passphrase_file, key_file):
+    sources = {
+        "--passphrase-file": passphrase_file,
+        "--key-file": key_file,
+        "--credential": credential,
+        "--credential-file": credential_file,
+    }
+    named = [option for option, given in sources.items() if given is not None]
+    if len(named) > 1:
+        raise CliError("invalid", f"{' and '.join(named)} exclude each other", "a slot has one secret")
+    if credential is not None:
+        credential_file = _credential_path(credential)
+    for path in (passphrase_file, key_file, credential_file):
         if path is not None and path != "-":
             _warn_if_open(path, out)
     if key_file is not None:
-        kind, secret = "key-file", read_file(key_file, _KEY_FILE[1], "the key file")
-        if len(secret) < _KEY_FILE[0]:
-            wipe(secret)
-            raise CliError(
-                "invalid", f"the key file is under {_KEY_FILE[0]} bytes", "head -c 32 /dev/urandom makes one"
-            )
+        kind, secret = "key-file", _key_bytes(key_file, "the key file")
+    elif credential_file is not None:
+        kind, secret = "credential", _key_bytes(credential_file, "the credential")
     elif passphrase_file is not None:
         kind, secret = "passphrase", read_file(passphrase_file, _MAX_PASSPHRASE, "the passphrase")
         _strip_newline(secret)
@@ -152,6 +162,26 @@ def slot_secret(
         yield kind, secret
     finally:
         wipe(secret)
+
+
+def _key_bytes(path: str, what: str) -> bytearray:
+    secret = read_file(path, _KEY_FILE[1], what)
+    if len(secret) < _KEY_FILE[0]:
+        wipe(secret)
+        raise CliError("invalid", f"{what} is under {_KEY_FILE[0]} bytes", "head -c 32 /dev/urandom makes one")
+    return secret
+
+
+def _credential_path(name: str) -> str:
+    """Where systemd put the credential of that name for this process."""
+    if not name or "/" in name or name in (".", "..") or "\0" in name:
+        raise CliError("invalid", f"not a credential's name: {ascii(name)[:60]}", "the ID of LoadCredentialEncrypted=")
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not os.path.isabs(directory):
+        raise CliError(
+            "invalid", "this process was given no credentials by systemd", "--credential-file F reads one from a file"
+        )
+    return os.path.join(directory, name)
 
 
 def _warn_if_open(path: str, out: Output) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Whole",
+    "credential_options",
     "group_number",
     "secret_argument",
     "slot_options",
@@ -52,6 +53,18 @@ def slot_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--passphrase-file",
         metavar="F",
         help="A file with the slot's passphrase (one trailing newline not counted); - is standard input.",
+    )(function)
+
+
+def credential_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A systemd credential as the slot's secret, beside `slot_options`."""
+    function = click.option(
+        "--credential-file", metavar="F", help="A file with a systemd credential's content: 32 to 4096 bytes."
+    )(function)
+    return click.option(
+        "--credential",
+        metavar="NAME",
+        help="The systemd credential NAME, as a unit gets it: $CREDENTIALS_DIRECTORY/NAME.",
     )(function)
 
 

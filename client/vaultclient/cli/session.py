@@ -9,7 +9,7 @@ import click
 from vaultclient.cli.durations import duration, shown_duration
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import slot_secret
-from vaultclient.cli.options import slot_options
+from vaultclient.cli.options import credential_options, slot_options
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -62,12 +62,13 @@ def status(app: App) -> None:
 @click.argument("tenant", metavar="[TENANT]", required=False)
 @click.option("--ttl", metavar="SPAN", help="How long the admin ticket lasts; 15m when left out.")
 @slot_options
-def unseal(app: App, tenant: str | None, ttl: str | None, passphrase_file: str | None, key_file: str | None) -> None:
+@credential_options
+def unseal(app: App, tenant: str | None, ttl: str | None, **sources: Any) -> None:
     """Load the vault's keys, or lift the seal of one TENANT. Makes the caller's shell admin, as login does."""
     keys: dict[str, Any] = {} if tenant is None else {"tenant": tenant}
     if ttl is not None:
         keys["ttl"] = duration(ttl, "TTL")
-    with slot_secret(passphrase_file, key_file, app.out) as (kind, secret):
+    with slot_secret(out=app.out, **sources) as (kind, secret):
         reply = app.call("unseal", {"kind": kind, **keys}, tail=secret).keys
     subject = "the vault" if tenant is None else f"tenant {tenant}"
     app.out.done(

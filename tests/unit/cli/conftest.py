@@ -81,6 +81,7 @@ class Vault:
         self.tenants: dict[str, dict[str, list[bytes]]] = {"acme": {}, "globex": {}}
         self.services: dict[str, dict[str, Any]] = {}
         self.grants: dict[str, list[dict[str, Any]]] = {}
+        self.passwd = b""
         self.slots: dict[int, dict[str, Any]] = {1: {"slot": 1, "kind": "passphrase", "label": "", "created": 1}}
         self.runs: dict[bytes, RunState] = {}
         self.leases: dict[str, dict[str, Any]] = {}
@@ -138,13 +139,21 @@ class Vault:
     def op_slot_list(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
         return {"items": list(self.slots.values())}
 
+    def op_slot_passwd(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
+        if keys["slot"] not in self.slots:
+            raise Refused("not_found", "no such slot")
+        old, self.passwd = bytes(request.tail[: keys["old"]]), bytes(request.tail[keys["old"] :])
+        if old != PASSPHRASE:
+            raise Refused("wrong_secret", "no key slot opens with this secret")
+        return {}
+
     def op_slot_remove(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
         if keys["slot"] not in self.slots:
             raise Refused("not_found", "no such slot")
         if len(self.slots) == 1:
             raise Refused("conflict", "this is the last slot")
         del self.slots[keys["slot"]]
-        return {}
+        return {"receipt": {"rotated": "root"}} if keys.get("rotate_root") else {}
 
     def op_tenant_create(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
         if keys["tenant"] in self.tenants:

@@ -19,18 +19,20 @@ ROOT_FOLDER = Path(__file__).resolve().parents[3]
 EVERYWHERE = "--socket --json --quiet"
 
 SLOT = "--passphrase-file --key-file"
+CREDENTIAL = "--credential --credential-file"
 
 # A missing CMD of `run` is refused by `run` itself, with the exit code that it keeps for its own failures.
 AGREED = f"""
     init                  --dir --admin-uid {SLOT}
     status
-    unseal [TENANT]       {SLOT}
+    unseal [TENANT]       {SLOT} {CREDENTIAL}
     seal [TENANT]
     login [CMD]           --ttl {SLOT}
     logout
-    slot add              {SLOT}
+    slot add              {SLOT} {CREDENTIAL}
     slot list
-    slot remove SLOT
+    slot passwd SLOT      --new-passphrase-file {SLOT} {CREDENTIAL}
+    slot remove SLOT      --rotate-root
     tenant create TENANT
     tenant list
     tenant show TENANT

@@ -26,7 +26,7 @@ VERBS = [
     *("run", "run-open", "run-close", "runs", "lease", "renew", "release", "leases", "revoke"),
 ]
 FAMILIES = {
-    "slot": {"add", "list", "remove"},
+    "slot": {"add", "list", "passwd", "remove"},
     "tenant": {"create", "list", "show", "delete"},
     "secret": {"set", "delete"},
     "service": {"add", "list", "remove"},

@@ -168,6 +168,37 @@ def test_slots(ctl: Any, vault: Any, tmp_path: Path) -> None:
     assert list(vault.slots) == [2]
 
 
+def test_a_slot_gets_another_passphrase(ctl: Any, vault: Any, tmp_path: Path) -> None:
+    """Both secrets go in one tail with the length of the first; two of them from standard input are refused."""
+    new = tmp_path / "new"
+    new.write_bytes(b"another one\n")
+    new.chmod(0o600)
+    line = ["slot", "passwd", "1", "--passphrase-file", "-", "--new-passphrase-file"]
+    done = ctl(*line, str(new), data=PASSPHRASE)
+    assert done.status == 0, done.err
+    assert "rotate root" in done.err
+    assert vault.passwd == b"another one"
+    assert vault.asked[-1][1] == {"slot": 1, "kind": "passphrase", "old": len(PASSPHRASE)}
+    before = len(vault.asked)
+    assert ctl(*line, "-", data=PASSPHRASE).status == 2
+    assert ctl(*line, str(tmp_path / "absent"), data=PASSPHRASE).status == 74
+    assert len(vault.asked) == before
+    assert ctl(*line, str(new), data=b"wrong").status == 77
+
+
+def test_removing_a_slot_offers_a_new_root(ctl: Any, vault: Any, tmp_path: Path) -> None:
+    """Without --rotate-root the next step says it, with it the daemon is asked for both at once."""
+    key = tmp_path / "credential"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    for _ in range(2):
+        assert ctl("slot", "add", "--credential-file", str(key), "--json").rows[0]["kind"] == "credential"
+    assert "vaultctl rotate root" in ctl("slot", "remove", "2").err
+    done = ctl("slot", "remove", "3", "--rotate-root")
+    assert vault.asked[-1][1] == {"slot": 3, "rotate_root": True}
+    assert "rotate root" not in done.err
+
+
 def test_tenants(ctl: Any) -> None:
     """Create, refuse a second one of the name, show, list."""
     assert ctl("tenant", "create", "initech").status == 0
@@ -261,6 +292,10 @@ def test_a_passphrase_file_that_others_can_read_is_warned_about(ctl: Any, tmp_pa
     [
         (["--passphrase-file", "-", "--key-file", "-"], "exclude each other"),
         (["--key-file", "-"], "under 32 bytes"),
+        (["--credential-file", "-"], "under 32 bytes"),
+        (["--credential-file", "-", "--key-file", "-"], "exclude each other"),
+        (["--credential", "../x"], "not a credential's name"),
+        (["--credential", "x"], "given no credentials"),
         (["--passphrase-file", "/no/such/file"], "no such file"),
     ],
 )

@@ -197,7 +197,7 @@ def test_newer_version(vault: Vault, version: int) -> None:
             Slot.parse(data, VAULT)
 
 
-@pytest.mark.parametrize("kind", [0, 3, 255])
+@pytest.mark.parametrize("kind", [0, 4, 255])
 def test_unknown_kind(vault: Vault, kind: int) -> None:
     """A kind that this version does not know says so."""
     raw = bytearray(vault.slot().serialise())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from vaultd.store import DirectoryStore, MemoryStore, Store
+from vaultd.store import DirectoryStore, MemoryStore, NotedStore, Store
 from vaultd.store.disk import Disk
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class OnDisk:
         shutil.rmtree(target) if target.is_dir() else os.unlink(target)
 
 
+class Noted(OnDisk):
+    def open(self) -> Store:
+        return NotedStore(DirectoryStore(self.path, create=True))
+
+
 class InMemory:
     def __init__(self) -> None:
         self.disk = Disk()
@@ -62,6 +67,8 @@ class InMemory:
         self.disk.put(path, None)
 
 
-@pytest.fixture(params=["directory", "memory"])
+@pytest.fixture(params=["directory", "noted", "memory"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    if request.param == "noted":
+        return Noted(tmp_path)
     return OnDisk(tmp_path) if request.param == "directory" else InMemory()

@@ -98,7 +98,7 @@ def _warnings(call: Call) -> list[str]:
         warnings.append(
             "the configuration as it is now does not hold, the one before is in force: " + engine.live.error
         )
-    warnings += engine.surroundings
+    warnings += [*engine.surroundings, *engine.notices.values()]
     with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
         warnings += warnings_for(call.connection.peer_process())
     if call.is_admin:

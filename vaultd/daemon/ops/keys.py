@@ -16,6 +16,7 @@ from vaultd.crypto.slots import SlotKind
 from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
 from vaultd.daemon.namespaces import parent_inside
+from vaultd.daemon.ops.rotation import begun, drive, root_receipt
 from vaultd.daemon.ops.table import Done, Refused, Stopped, operation, stopping
 from vaultd.errors import Busy, Denied, Internal, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
 from vaultd.names import tenant_name
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_KINDS: Final = {"passphrase": SlotKind.PASSPHRASE, "key-file": SlotKind.KEY_FILE}
+_KINDS: Final = {
+    "passphrase": SlotKind.PASSPHRASE,
+    "key-file": SlotKind.KEY_FILE,
+    "credential": SlotKind.CREDENTIAL,
+}
+_WORDS: Final = {kind: word for word, kind in _KINDS.items()}
 
 _PASSERS_BY: Final = frozenset(
     {"doas", "env", "pipenv", "pkexec", "poetry", "runuser", "setpriv", "su", "sudo", "timeout", "uv"}
@@ -98,8 +104,20 @@ def _issue(call: Call, holder: HeldProcess, slot: Slot, ttl: int) -> Ticket:
     return ticket
 
 
-def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
+def _prove(
+    call: Call,
+    proven: Callable[[Slot, Key], Pending],
+    *,
+    secret: SecretBytes | None = None,
+    then: Callable[[], object] = lambda: None,
+    done: Callable[[], None] = lambda: None,
+) -> Deferred:
     """Derive the slot's key in the worker thread, then go on with `proven` in the event loop.
+
+    Args:
+        secret: what is tried, wiped afterwards; the request's tail when left out.
+        then: more slow work for the worker thread, once the secret has proved right.
+        done: called when the thread needs nothing of the caller's any more, whatever came of it.
 
     One derivation at a time, a short queue, one try of a uid at once, and a delay that grows with its failures:
     guessing gets slow for the guesser, and nobody is locked out.
@@ -118,20 +136,30 @@ def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
         raise Busy("other tries of slot secrets are under way", "try again in a moment")
     deferred = Deferred()
     kind = _KINDS[call.keys["kind"]]
-    secret = SecretBytes.copy_of(call.tail)
+    given = SecretBytes.copy_of(call.tail) if secret is None else secret
     wait = engine.delays.wait(uid, call.now.boot)
     engine.derivations += 1
     engine.deriving[uid] = 1
 
+    def derive() -> tuple[Slot, Key]:
+        slot, key = ledger.derive(given, kind)
+        try:
+            then()
+        except BaseException:
+            key.wipe()
+            raise
+        return slot, key
+
     def begin() -> None:
         engine.waiting.pop(uid, None)
-        future = engine.worker.submit(ledger.derive, secret, kind)
-        future.add_done_callback(lambda done: engine.loop.call_soon_threadsafe(finished, done))
+        future = engine.worker.submit(derive)
+        future.add_done_callback(lambda ended: engine.loop.call_soon_threadsafe(finished, ended))
 
     def finished(future: Future[tuple[Slot, Key]]) -> None:
         engine.derivations -= 1
         del engine.deriving[uid]
-        secret.wipe()
+        given.wipe()
+        done()
         # What it proves may load the vault's keys, which must not meet a flush.
         engine.vaults.when_landed(lambda: answer(future))
 
@@ -151,7 +179,8 @@ def _prove(call: Call, proven: Callable[[Slot, Key], Pending]) -> Deferred:
 
     def give_up() -> None:
         timer.cancel()
-        secret.wipe()
+        given.wipe()
+        done()
         deferred.settle(stopping())
 
     if wait:
@@ -335,7 +364,7 @@ def slot_list(call: Call) -> Pending:
     items = [
         {
             "slot": slot.id,
-            "kind": "passphrase" if slot.kind is SlotKind.PASSPHRASE else "key-file",
+            "kind": _WORDS[slot.kind],
             "label": slot.label,
             "created": slot.created,
         }
@@ -345,11 +374,55 @@ def slot_list(call: Call) -> Pending:
     return Done({"items": items})
 
 
-@operation("slot.remove")
-def slot_remove(call: Call) -> Pending:
-    """Revoke a slot; `rotate root` makes that hold against whoever kept its copy."""
+def _end_tickets(call: Call) -> None:
+    """Whoever a slot's secret was taken from may have logged in with it just before."""
+    engine = call.engine
+    engine.forget_tickets(engine.tickets.slot_removed(call.keys["slot"], but=call.ticket))
+
+
+@operation("slot.passwd")
+def slot_passwd(call: Call) -> Pending | Deferred:
+    """Another passphrase for a slot, against the secret of an existing one: a ticket alone does not change a lock."""
     call.require_admin()
-    call.staged(call.barrier.remove_slot(call.keys["slot"], actor=call.actor))
-    # Whoever it is removed for may have logged in with it just before.
-    call.engine.forget_tickets(call.engine.tickets.slot_removed(call.keys["slot"], but=call.ticket))
-    return Done()
+    engine, old = call.engine, call.keys["old"]
+    with memoryview(call.tail) as tail:
+        fresh = SecretBytes.copy_of(tail[old:])
+        try:
+            before, make = call.barrier.passwd_maker(call.keys["slot"], fresh, profile=engine.profile)
+            proof = SecretBytes.copy_of(tail[:old])
+        except BaseException:
+            fresh.wipe()
+            raise
+    made: list[Slot] = []
+
+    def proven(slot: Slot, _key: Key) -> Pending:
+        call.staged(engine.unsealed().change_slot(before, made[0], proved=slot.id, actor=call.actor))
+        _end_tickets(call)
+        return Done()
+
+    try:
+        return _prove(call, proven, secret=proof, then=lambda: made.append(make()), done=fresh.wipe)
+    except BaseException:
+        proof.wipe()
+        fresh.wipe()
+        raise
+
+
+@operation("slot.remove")
+def slot_remove(call: Call) -> Pending | Deferred:
+    """Revoke a slot; rotating the root makes that hold against whoever kept a copy of it."""
+    call.require_admin()
+    barrier, slot = call.barrier, call.keys["slot"]
+    # Begun before anything is removed: a rotation under way is a conflict, and then nothing has happened yet. Slots are
+    # boxed anew in its last slice, without this one.
+    slices = begun(barrier.rotate_root(actor=call.actor)) if call.keys.get("rotate_root", False) else None
+    try:
+        call.staged(barrier.remove_slot(slot, actor=call.actor))
+    except BaseException:
+        if slices is not None:
+            slices.close()
+        raise
+    _end_tickets(call)
+    if slices is None:
+        return Done()
+    return drive(call, slices, lambda rotated: Done({"receipt": root_receipt(rotated)}))

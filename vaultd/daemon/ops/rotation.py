@@ -71,20 +71,24 @@ def _receipt(rotated: Rotated) -> dict[str, Any]:
     }
 
 
+def root_receipt(rotated: Rotated) -> dict[str, Any]:
+    """What a new root key ends, and what it does not."""
+    return {
+        "rotated": "root",
+        "ends": "what the old root key, or a slot removed before, could open of the keyring written from now on",
+        "does_not_end": "tenant keys that somebody already unwrapped with the old root key: rotate those tenants too",
+        "rewrapped": rotated.rewrapped,
+    }
+
+
 @operation("rotate.root")
 def rotate_root(call: Call) -> Deferred:
     """A new root key under every slot's secret; the tenants' keys are wrapped anew."""
     call.require_admin()
-    barrier = call.barrier
-    receipt = {
-        "rotated": "root",
-        "ends": "what the old root key, or a slot removed before, could open of the keyring written from now on",
-        "does_not_end": "tenant keys that somebody already unwrapped with the old root key: rotate those tenants too",
-    }
     return drive(
         call,
-        begun(barrier.rotate_root(actor=call.actor)),
-        lambda rotated: Done({"receipt": receipt | {"rewrapped": rotated.rewrapped}}),
+        begun(call.barrier.rotate_root(actor=call.actor)),
+        lambda rotated: Done({"receipt": root_receipt(rotated)}),
     )
 
 
