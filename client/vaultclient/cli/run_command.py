@@ -65,6 +65,11 @@ class _RunVerb(Verb):
     help="Let the command lease these by itself, within the grant. Repeatable.",
 )
 @click.option("--pass", "passed", metavar="VAR", multiple=True, help="Pass a variable of the caller's on. Repeatable.")
+@click.option(
+    "--redact",
+    is_flag=True,
+    help="Put [redacted] in place of the values of --env and --fd in the command's output, in six encodings.",
+)
 @click.argument("command", metavar="-- CMD...", nargs=-1, type=click.UNPROCESSED)
 def run(
     app: App,
@@ -76,6 +81,7 @@ def run(
     by_fd: tuple[str, ...],
     allow: tuple[str, ...],
     passed: tuple[str, ...],
+    redact: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run CMD with a tenant's secrets, in a run that lives and dies with it.
@@ -94,7 +100,7 @@ def run(
         error.status = error.status or FAILED
         raise
     socket = variables["VAULTD_SOCKET"]
-    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token)
+    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token, redact)
     from vaultclient.cli.run_front import carry_out
 
     status, left = carry_out(plan)

@@ -49,7 +49,7 @@ AGREED = f"""
     grant add TENANT  --service --secret --can --purpose --deliver --max-ttl --max-uses --rate --hours --tz --expires
     grant list TENANT
     grant remove TENANT GRANT
-    run [CMD]             --tenant --service --purpose --ttl --env --fd --allow --pass
+    run [CMD]             --tenant --service --purpose --ttl --env --fd --allow --pass --redact
     run-open              --tenant --service --purpose --ttl --allow --anchor --uid
     run-close RUN
     runs [TENANT]

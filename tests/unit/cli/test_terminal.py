@@ -356,3 +356,30 @@ def test_a_terminal_that_hangs_up_ends_a_command_that_does_not_mind_otherwise(sc
     at.near = os.open(os.devnull, os.O_RDONLY)
     assert at.process.wait(timeout=15) == 128 + signal.SIGHUP
     until("the command is gone", lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+REDACTED = ("run", "--redact", "--tenant", "acme", "--env", "KEY=openai/prod")
+
+
+def test_a_redacted_run_keeps_its_terminal(screen: Any, vault: Any) -> None:
+    """The command sees a terminal, keys reach it, what it shows is redacted, and a prompt's last letters show."""
+    vault.tenants["acme"]["openai/prod"] = [b"sk-1"]
+    code = '[ -t 1 ] && [ -t 2 ] && echo all terminals; printf \'tell %s: sk\' "$KEY"; read x; echo "<$x> $KEY"; exit 4'
+    at = screen(*REDACTED, "--", "sh", "-c", code)
+    at.expect("all terminals")
+    at.expect(r"tell \[redacted\]: sk$")  # "sk" begins the value, and is shown after a moment
+    at.type("word\r")
+    assert at.end() == 4
+    assert "<word> [redacted]" in at.shown
+    assert "sk-1" not in at.shown
+
+
+def test_output_to_a_file_from_a_terminal_is_redacted_apart(screen: Any, vault: Any, tmp_path: Path) -> None:
+    """Standard output in a file, standard error on the terminal: both redacted, each where it belongs."""
+    vault.tenants["acme"]["openai/prod"] = [b"sk-1"]
+    with open(tmp_path / "out", "wb") as file:
+        at = screen(*REDACTED, "--", "sh", "-c", 'echo "out $KEY"; echo "err $KEY" >&2', stdout=file.fileno())
+        assert at.end() == 0
+    assert (tmp_path / "out").read_text() == "out [redacted]\n"
+    assert "err [redacted]" in at.shown
+    assert "out" not in at.shown
