@@ -11,6 +11,7 @@ from vaultclient.cli.children import must_be_found
 from vaultclient.cli.durations import duration
 from vaultclient.cli.failures import CliError, Stopped
 from vaultclient.cli.group import Verb, verb
+from vaultclient.cli.options import complete_tenant
 from vaultclient.cli.output import counted
 from vaultclient.cli.run_plan import Plan, environment, placements
 
@@ -44,7 +45,7 @@ class _RunVerb(Verb):
 
 
 @verb("run", cls=_RunVerb, context_settings={"allow_interspersed_args": False})
-@click.option("--tenant", metavar="T", required=True, help="For which tenant.")
+@click.option("--tenant", metavar="T", required=True, help="For which tenant.", shell_complete=complete_tenant)
 @click.option("--service", metavar="S", help="As which service, where several match the caller.")
 @click.option("--purpose", metavar="P", help="What for.")
 @click.option("--ttl", metavar="SPAN", help="Hard end of the run; 1h when left out.")

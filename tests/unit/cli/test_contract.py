@@ -67,6 +67,7 @@ AGREED = f"""
     audit export TENANT   --out
     audit checkpoint      --out
     check                 --dir {SLOT}
+    completion SHELL
 """
 
 SEVERAL = [
