@@ -5,8 +5,8 @@
     with Client() as vault, vault.lease("acme", "openai/prod", ttl=300, purpose="chat") as lease:
         call(lease.value)  # a buffer, wiped on exit; lease.fd() for a sealed memory file
 
-`AsyncClient` is the same for asyncio. The names below are loaded on first use, so that `vaultctl` starts without what
-it does not need, and asyncio costs only those who use it.
+`AsyncClient` is the same for asyncio; `RedactingFilter` keeps live values out of logs. The names below are loaded on
+first use, so that `vaultctl` starts without what it does not need, and asyncio costs only those who use it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vaultclient._leases import Lease
     from vaultclient._runs import Run
     from vaultclient.errors import VaultError
+    from vaultclient.redaction import RedactingFilter, RedactingFormatter
 
 __all__ = [
     "Answer",
@@ -31,6 +32,8 @@ __all__ = [
     "AsyncRun",
     "Client",
     "Lease",
+    "RedactingFilter",
+    "RedactingFormatter",
     "Run",
     "VaultError",
     "errors",
@@ -43,6 +46,8 @@ _HOMES: Final = {
     "AsyncRun": "vaultclient._async_leases",
     "Client": "vaultclient._client",
     "Lease": "vaultclient._leases",
+    "RedactingFilter": "vaultclient.redaction",
+    "RedactingFormatter": "vaultclient.redaction",
     "Run": "vaultclient._runs",
     "VaultError": "vaultclient.errors",
 }

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from vaultclient import _live
 from vaultclient._calls import keys_of
 from vaultclient._memory import read_descriptor, sealed_memfd
 from vaultclient.errors import Denied, LeaseEnded, TimedOut, Unavailable
@@ -104,6 +105,7 @@ class HeldValue:
             self._fd = answer.take_fd()
             if self._fd is None:
                 self._value, answer.tail = answer.tail, bytearray()
+        _live.began(self)
 
     def _hold_again(self, answer: Answer) -> None:
         """Go on under a new id after the daemon restarted: same version, so the value here stays."""
@@ -123,11 +125,21 @@ class HeldValue:
                 self.ended = reason
             value, self._value = self._value, None
             descriptor, self._fd = self._fd, None
+        _live.ended(self)
         if value is not None:
             wipe(value)
         if descriptor is not None:
             os.close(descriptor)
         return first
+
+    def _copy(self) -> bytearray | None:
+        """The value in a buffer of the caller's, to be wiped; None when the lease is not held (any more)."""
+        with self._guard:
+            if not self.active:
+                return None
+            if self._value is None and self._fd is not None:
+                return read_descriptor(self._fd)
+            return bytearray(self._value or b"")
 
     def _anew(self) -> dict[str, Any]:
         """The keys to take the same version again, for a daemon that restarted."""

@@ -85,4 +85,9 @@ def main() -> int:
         from vaultclient.cli.failures import CliError
 
         return report(CliError("io", "standard output is closed"), as_json=_asked_for_json(sys.argv[1:]))
+    asked = os.environ.get("_VAULTCTL_COMPLETE")
+    if asked is not None:  # by the script that `vaultctl completion` prints
+        from vaultclient.cli.completion import answer
+
+        return answer(asked)
     return run(sys.argv[1:])

@@ -69,7 +69,11 @@ _SECTIONS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         ),
     ),
     ("The record", (("audit", "audit", "The audit trail: show, verify, export, checkpoint"),)),
+    ("For your shell", (("completion", "completion", "What makes a shell complete vaultctl's verbs and options"),)),
 )
+
+_PATHS: Final = {"F": click.Path(), "FILE": click.Path(), "DIR": click.Path(file_okay=False)}
+"""What a metavar says of an option's value."""
 
 _GLOBAL: Final = ("socket", "as_json", "quiet")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
@@ -99,6 +103,10 @@ class _Common(click.Command):
         kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
         self.params = [*self.params, *_global_options()]
+        for parameter in self.params:
+            kind = _PATHS.get(parameter.metavar or "")
+            if kind is not None and isinstance(parameter, click.Option):
+                parameter.type = kind  # so that a shell completes it; nothing is looked at here
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verb's own options first, then those that every verb takes."""
@@ -130,7 +138,7 @@ class Verb(_Common):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         super().parse_args(ctx, args)
-        if ctx.args:
+        if ctx.args and not ctx.resilient_parsing:
             count = len(ctx.args)
             ctx.args = []
             hint = self._extra_hint or f"see 'vaultctl {_path(ctx)} --help'"
@@ -176,7 +184,7 @@ class _Root(Family):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.homes:
+        if args and not args[0].startswith("-") and args[0] not in self.homes and not ctx.resilient_parsing:
             import difflib
 
             near = difflib.get_close_matches(args[0], self.homes, n=1, cutoff=0.7)

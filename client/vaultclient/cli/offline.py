@@ -16,6 +16,7 @@ from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import read_file, slot_secret
 from vaultclient.cli.options import slot_options
 from vaultclient.cli.output import counted
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,8 @@ def verify(app: App, directory: str | None, checkpoint: str | None, checkpoint_k
     place = directory if directory is not None else default_directory()
     statement = bytes(read_file(checkpoint, _MAX_CHECKPOINT, "the checkpoint")) if checkpoint is not None else None
     key = _hex(checkpoint_key) if checkpoint_key is not None else None
-    found = _vault().verify(place, checkpoint=statement, checkpoint_key=key)
+    with working(app.out, "verifying the audit chain"):
+        found = _vault().verify(place, checkpoint=statement, checkpoint_key=key)
     verdict = found.verdict
     about: dict[str, Any] = {
         "verified": found.ok,
@@ -140,10 +142,11 @@ def check(app: App, directory: str | None, ask: bool, passphrase_file: str | Non
     """Check every file of a vault that no daemon has open: its structure and, with a slot's secret, every seal."""
     place = directory if directory is not None else default_directory()
     if ask or passphrase_file is not None or key_file is not None:
-        with slot_secret(passphrase_file, key_file, app.out) as (kind, secret):
+        with slot_secret(passphrase_file, key_file, app.out) as (kind, secret), working(app.out, "opening every seal"):
             found = _vault().check(place, kind=kind, secret=secret)
     else:
-        found = _vault().check(place)
+        with working(app.out, "checking every file"):
+            found = _vault().check(place)
     _report_check(app, found)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Whole",
+    "complete_tenant",
     "credential_options",
     "group_number",
     "secret_argument",
@@ -24,8 +25,22 @@ __all__ = [
 
 Decorator = "Callable[[Callable[..., Any]], Callable[..., Any]]"
 
-tenant_argument = click.argument("tenant", metavar="TENANT")
-secret_argument = click.argument("secret", metavar="SECRET")
+
+def complete_tenant(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """Names for a shell that completes; loaded only then."""
+    from vaultclient.cli.completion import tenants
+
+    return tenants(context, parameter, incomplete)
+
+
+def _complete_secret(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    from vaultclient.cli.completion import secrets
+
+    return secrets(context, parameter, incomplete)
+
+
+tenant_argument = click.argument("tenant", metavar="TENANT", shell_complete=complete_tenant)
+secret_argument = click.argument("secret", metavar="SECRET", shell_complete=_complete_secret)
 
 
 class Whole(click.ParamType[int]):

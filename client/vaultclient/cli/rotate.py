@@ -8,6 +8,7 @@ from vaultclient.cli import inputs
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import secret_argument, tenant_argument, value_options
 from vaultclient.cli.output import counted, fields
+from vaultclient.cli.progress import working
 from vaultclient.cli.secrets import NEVER_ARGV, stored_newline
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ __all__ = ["COMMANDS"]
 @verb("root")
 def root(app: App) -> None:
     """A new root key: every tenant's keys are wrapped anew, and every slot still opens. Values stay as they are."""
-    receipt = app.call("rotate.root", slow=True).keys["receipt"]
+    with working(app.out, "rotating the root key"):
+        receipt = app.call("rotate.root", slow=True).keys["receipt"]
     app.out.record(
         {"rotated": "root", "receipt": receipt}, [("rotated", "root key"), *fields(receipt, without=["rotated"])]
     )
@@ -30,7 +32,8 @@ def root(app: App) -> None:
 @tenant_argument
 def tenant(app: App, tenant: str) -> None:
     """A new key for a tenant: its data keys are wrapped anew. Values, runs and leases stay as they are."""
-    receipt = app.call("rotate.tenant", {"tenant": tenant}, slow=True).keys["receipt"]
+    with working(app.out, f"rotating the key of {tenant}"):
+        receipt = app.call("rotate.tenant", {"tenant": tenant}, slow=True).keys["receipt"]
     app.out.record(
         {"rotated": "tenant", "tenant": tenant, "receipt": receipt},
         [("rotated", f"key of {tenant}"), *fields(receipt, without=["rotated"])],

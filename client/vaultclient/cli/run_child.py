@@ -19,18 +19,18 @@ from vaultclient.cli.app import App
 from vaultclient.cli.children import exec_failure, to_default_signals
 from vaultclient.cli.failures import CliError, describe
 from vaultclient.cli.kernel import die_with_parent, set_dumpable
+from vaultclient.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     import socket
 
     from vaultclient.cli.run_plan import Placed, Plan
+    from vaultclient.cli.run_redact import Redaction
 
 __all__ = ["become", "receive"]
 
 _FIRST_FD: Final = 10
 """Descriptors of secrets start here: scripts use 3 to 9 for their own."""
-
-_DEV_TTY: Final = os.makedev(5, 0)
 
 _MAX_VARIABLE: Final = 128 * 1024 - 1
 """MAX_ARG_STRLEN of execve(2): one `NAME=value`, its NUL not counted."""
@@ -53,7 +53,9 @@ def receive(link: socket.socket) -> dict[str, Any] | None:
     return message
 
 
-def become(plan: Plan, link: socket.socket, monitor: int, terminal: int | None) -> NoReturn:
+def become(
+    plan: Plan, link: socket.socket, monitor: int, terminal: int | None, redaction: Redaction | None
+) -> NoReturn:
     """In the forked child: open the run, take the leases, and become the command. Never returns.
 
     Args:
@@ -61,6 +63,7 @@ def become(plan: Plan, link: socket.socket, monitor: int, terminal: int | None) 
         link: to the monitor.
         monitor: the monitor's pid; the child ends with it.
         terminal: the child's own terminal, or None.
+        redaction: what its output goes through, or None.
     """
     status = 125
     try:
@@ -69,7 +72,9 @@ def become(plan: Plan, link: socket.socket, monitor: int, terminal: int | None) 
         os.setpgid(0, 0)
         if terminal is not None:
             _take_terminal(terminal)
-        variables = _take_secrets(plan, link)
+        variables = _take_secrets(plan, link, redaction)
+        if redaction is not None:
+            redaction.take_over()
         to_default_signals()
         try:
             os.execvpe(plan.command[0], list(plan.command), variables)  # noqa: S606 - no shell is wanted
@@ -94,14 +99,11 @@ def _take_terminal(terminal: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # a background process may not do this otherwise
     os.tcsetpgrp(terminal, os.getpgrp())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
-    persons = os.fstat(0).st_rdev
-    for number in (0, 1, 2):
-        # Streams that lead elsewhere stay as they are, other terminals among them.
-        if os.isatty(number) and os.fstat(number).st_rdev in {persons, _DEV_TTY}:
-            os.dup2(terminal, number)
+    for number in [number for number in (0, 1, 2) if Terminal.carries(number)]:  # all looked at before 0 is another
+        os.dup2(terminal, number)
 
 
-def _take_secrets(plan: Plan, link: socket.socket) -> dict[str, str | bytes]:
+def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) -> dict[str, str | bytes]:
     """Open the run, let the monitor subscribe to what happens to it, then lease; returns the whole environment."""
     with App(plan.socket) as app:
         keys: dict[str, Any] = {"tenant": plan.tenant, "scope": plan.scope(), "confine": True}
@@ -121,6 +123,8 @@ def _take_secrets(plan: Plan, link: socket.socket) -> dict[str, str | bytes]:
             if plan.purpose is not None:
                 asked["purpose"] = plan.purpose
             with app.receive_value("lease.acquire", asked, run=token) as found:
+                if redaction is not None:
+                    redaction.teach(found.value)
                 variables[placed.name] = _place(placed, found.value)
                 leases.append(
                     {"request": asked, **{key: found.keys[key] for key in ("lease", "version", "expires_in")}}

@@ -11,6 +11,7 @@ from vaultclient.cli.children import must_be_found
 from vaultclient.cli.durations import duration
 from vaultclient.cli.failures import CliError, Stopped
 from vaultclient.cli.group import Verb, verb
+from vaultclient.cli.options import complete_tenant
 from vaultclient.cli.output import counted
 from vaultclient.cli.run_plan import Plan, environment, placements
 
@@ -44,7 +45,7 @@ class _RunVerb(Verb):
 
 
 @verb("run", cls=_RunVerb, context_settings={"allow_interspersed_args": False})
-@click.option("--tenant", metavar="T", required=True, help="For which tenant.")
+@click.option("--tenant", metavar="T", required=True, help="For which tenant.", shell_complete=complete_tenant)
 @click.option("--service", metavar="S", help="As which service, where several match the caller.")
 @click.option("--purpose", metavar="P", help="What for.")
 @click.option("--ttl", metavar="SPAN", help="Hard end of the run; 1h when left out.")
@@ -65,6 +66,11 @@ class _RunVerb(Verb):
     help="Let the command lease these by itself, within the grant. Repeatable.",
 )
 @click.option("--pass", "passed", metavar="VAR", multiple=True, help="Pass a variable of the caller's on. Repeatable.")
+@click.option(
+    "--redact",
+    is_flag=True,
+    help="Put [redacted] in place of the values of --env and --fd in the command's output, in six encodings.",
+)
 @click.argument("command", metavar="-- CMD...", nargs=-1, type=click.UNPROCESSED)
 def run(
     app: App,
@@ -76,6 +82,7 @@ def run(
     by_fd: tuple[str, ...],
     allow: tuple[str, ...],
     passed: tuple[str, ...],
+    redact: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run CMD with a tenant's secrets, in a run that lives and dies with it.
@@ -94,7 +101,7 @@ def run(
         error.status = error.status or FAILED
         raise
     socket = variables["VAULTD_SOCKET"]
-    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token)
+    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token, redact)
     from vaultclient.cli.run_front import carry_out
 
     status, left = carry_out(plan)

@@ -20,18 +20,28 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from vaultclient.cli.run_plan import Plan
+    from vaultclient.cli.run_redact import Redaction
 
 __all__ = ["carry_out"]
+
+QUIET = 100
+"""Milliseconds of silence after which a person is shown the few characters that wait: a prompt may end in them."""
+
+GLANCE = 3
+"""Bytes that are shown so, at most; a value that they begin is hidden from there on."""
 
 _LOOK_AGAIN = 200
 """Milliseconds between looks at whether a job in the background has come to the foreground."""
 
 
 class _Front:
-    def __init__(self, control: socket.socket, below: int, terminal: Terminal | None) -> None:
+    def __init__(
+        self, control: socket.socket, below: int, terminal: Terminal | None, redaction: Redaction | None
+    ) -> None:
         self._control = control
         self._below = below
         self._terminal = terminal
+        self._redaction = redaction
         self._received = bytearray()
         self._said: dict[str, Any] | None = None
         self._gone = False
@@ -62,10 +72,18 @@ class _Front:
                 self._terminal.register(poller)
                 if not self._terminal.attached:
                     pause = _LOOK_AGAIN  # a shell's fg says nothing to a job that runs already
+            if self._redaction is not None:
+                self._redaction.register(poller)
+                if self._terminal is not None and self._redaction.shown.waiting:
+                    pause = QUIET
             events = dict(poller.poll(pause))
+            if not events and self._terminal is not None:
+                self._terminal.show_waiting(GLANCE)
             if events.get(self._woken):
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4_096)
+            if self._redaction is not None:
+                self._redaction.pass_on(events)
             if self._terminal is not None:
                 self._terminal.pass_on(events)
             if events.get(self._control.fileno()) and not self._hear():
@@ -107,24 +125,37 @@ def carry_out(plan: Plan) -> tuple[int, int]:
     set_dumpable(False)  # what we carry for the run is not for the command to read
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is somebody to pass them on to
     terminal = Terminal.for_person()
+    redaction = None
+    if plan.redact:
+        from vaultclient.cli.run_redact import Redaction
+
+        redaction = Redaction(terminal)
+        if terminal is not None:
+            terminal.redaction = redaction
     mine, theirs = socket.socketpair()
     me = os.getpid()
     below = os.fork()
     if below == 0:
         mine.close()
-        monitor(plan, theirs, terminal, me)
+        monitor(plan, theirs, terminal, redaction, me)
     theirs.close()
-    front = _Front(mine, below, terminal)
+    if redaction is not None:
+        redaction.begin()
+    front = _Front(mine, below, terminal, redaction)
     if terminal is not None:
         os.close(terminal.far)
     try:
         said = front.serve()
         status = front.wait()
+        if redaction is not None:
+            redaction.drain()
         if terminal is not None:
             terminal.drain()
     finally:
         if terminal is not None:
             terminal.restore()
+        if redaction is not None:
+            redaction.close()
         mine.close()
     if said is None:
         raise CliError("internal", f"the run's monitor ended unexpectedly, with status {status}", status=status or 125)

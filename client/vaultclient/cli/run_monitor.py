@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from vaultclient.cli.run_plan import Plan
+    from vaultclient.cli.run_redact import Redaction
     from vaultclient.cli.terminal import Terminal
     from vaultd.protocol import Push
 
@@ -121,7 +122,7 @@ class _Monitor:
 
     # -- start
 
-    def start(self, terminal: Terminal | None) -> None:
+    def start(self, terminal: Terminal | None, redaction: Redaction | None) -> None:
         """Fork the command's process, and go through the opening of the run with it.
 
         Raises:
@@ -129,6 +130,8 @@ class _Monitor:
         """
         if terminal is not None:
             terminal.hand_over()
+        if redaction is not None:
+            redaction.leave_near()
         mine, theirs = socket.socketpair()
         me = os.getpid()
         child = os.fork()
@@ -139,9 +142,11 @@ class _Monitor:
                     signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             mine.close()
-            become(self._plan, theirs, me, None if terminal is None else terminal.far)
+            become(self._plan, theirs, me, None if terminal is None else terminal.far, redaction)
         self._child = child
         theirs.close()
+        if redaction is not None:
+            redaction.leave()
         if terminal is not None:
             os.close(terminal.far)
         with contextlib.suppress(OSError):  # the child does it too; whoever is first
@@ -158,6 +163,7 @@ class _Monitor:
         opened = self._hear_child(link)
         self._run, self._token = opened["run"], decode_token(opened["token"])
         self._subscribe()
+        self._generation = self._channel.generation  # a daemon that restarts before our first look is another one too
         link.sendall(b'{"go":true}\n')
         self._leases = [_Lease(lease["request"], lease) for lease in self._hear_child(link)["leases"]]
         failed = receive(link)
@@ -306,8 +312,8 @@ class _Monitor:
 
     def _renew(self) -> None:
         if self._channel.generation != self._generation:  # perhaps another daemon, which knows no lease of ours
-            restarted, self._generation = self._generation != 0, self._channel.generation
-            for lease in self._leases if restarted else ():
+            self._generation = self._channel.generation
+            for lease in self._leases:
                 lease.unknown = True
         for lease in sorted(self._leases, key=lambda lease: lease.due):
             if lease.unknown or lease.due <= _boot():
@@ -353,7 +359,9 @@ def _failure(failed: dict[str, Any]) -> CliError:
     return CliError(failed["code"], failed["message"], failed["hint"], status=failed["status"])
 
 
-def monitor(plan: Plan, control: socket.socket, terminal: Terminal | None, front: int) -> NoReturn:
+def monitor(
+    plan: Plan, control: socket.socket, terminal: Terminal | None, redaction: Redaction | None, front: int
+) -> NoReturn:
     """In the process that `vaultctl run` forked first: lead a session, run the command in it. Never returns."""
     status = 125
     try:
@@ -361,7 +369,7 @@ def monitor(plan: Plan, control: socket.socket, terminal: Terminal | None, front
         adopt_orphans()
         one = _Monitor(plan, control, front)
         try:
-            one.start(terminal)
+            one.start(terminal, redaction)
             status = one.watch()
             one.report(status, None)
         except Exception as error:  # noqa: BLE001 - told to the front, which tells the person

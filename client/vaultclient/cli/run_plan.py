@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     environment: Mapping[str, str]
     socket: str
     token: bytes | None
+    redact: bool = False
 
     def scope(self) -> list[str]:
         """What the run is opened for: the secrets named, and the patterns of --allow, each once."""

@@ -8,7 +8,7 @@ import click
 
 from vaultclient.cli.durations import duration, shown_duration
 from vaultclient.cli.group import verb
-from vaultclient.cli.options import Whole, user_number
+from vaultclient.cli.options import Whole, complete_tenant, user_number
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -17,7 +17,7 @@ __all__ = ["COMMANDS"]
 
 
 @verb("run-open")
-@click.option("--tenant", metavar="T", required=True, help="For which tenant.")
+@click.option("--tenant", metavar="T", required=True, help="For which tenant.", shell_complete=complete_tenant)
 @click.option("--service", metavar="S", help="As which service, where several match the caller.")
 @click.option("--purpose", metavar="P", help="What for.")
 @click.option("--ttl", metavar="SPAN", help="Hard end of the run; 1h when left out.")

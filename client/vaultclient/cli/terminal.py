@@ -13,11 +13,15 @@ import fcntl
 import os
 import select
 import termios
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaultclient.cli.run_redact import Redaction
 
 __all__ = ["Terminal"]
 
 _READ = 16_384
+_DEV_TTY = os.makedev(5, 0)
 
 
 def _in_foreground(terminal: int) -> bool:
@@ -70,6 +74,7 @@ class Terminal:
         self._attached = False
         self._open = True
         self._reading = True
+        self.redaction: Redaction | None = None
 
     @classmethod
     def for_person(cls) -> Terminal | None:
@@ -81,6 +86,11 @@ class Terminal:
         except OSError:
             pass  # no pseudo-terminal is free: the child does without
         return None
+
+    @staticmethod
+    def carries(number: int) -> bool:
+        """Whether a standard stream leads to the person's terminal; others stay as they are, other terminals too."""
+        return os.isatty(number) and os.fstat(number).st_rdev in {os.fstat(0).st_rdev, _DEV_TTY}
 
     def hand_over(self) -> None:
         """In the child's session's leader: make the far end this session's terminal, and keep that end only."""
@@ -117,7 +127,7 @@ class Terminal:
         for number in (self._person, self.near):
             with contextlib.suppress(KeyError):
                 poller.unregister(number)
-        if self._open:
+        if self._open and (self.redaction is None or self.redaction.ready):
             poller.register(self.near, select.POLLIN | (select.POLLOUT if self._typed else 0))
             if self._attached and self._reading and not self._typed:
                 poller.register(self._person, select.POLLIN)
@@ -151,13 +161,23 @@ class Terminal:
         if not shown:
             self._open = False
             return False
+        self._write(shown if self.redaction is None else self.redaction.shown.feed(shown))
+        return True
+
+    def _write(self, shown: bytes) -> None:
         view = memoryview(shown)
         with contextlib.suppress(OSError):  # the person's terminal hung up: nobody looks any more
             while view:
                 view = view[os.write(self._person, view) :]
-        return True
+
+    def show_waiting(self, most: int) -> None:
+        """Nothing came for a moment: show the few bytes that redaction holds back."""
+        if self.redaction is not None:
+            self._write(self.redaction.shown.glance(most))
 
     def drain(self) -> None:
         """Show what the child wrote last; what its own children write later is theirs alone."""
         while self._open and self._show():
             pass
+        if self.redaction is not None:
+            self._write(self.redaction.shown.end())

@@ -51,7 +51,7 @@ AGREED = f"""
     grant add TENANT  --service --secret --can --purpose --deliver --max-ttl --max-uses --rate --hours --tz --expires
     grant list TENANT
     grant remove TENANT GRANT
-    run [CMD]             --tenant --service --purpose --ttl --env --fd --allow --pass
+    run [CMD]             --tenant --service --purpose --ttl --env --fd --allow --pass --redact
     run-open              --tenant --service --purpose --ttl --allow --anchor --uid
     run-close RUN
     runs [TENANT]
@@ -69,6 +69,7 @@ AGREED = f"""
     audit export TENANT   --out
     audit checkpoint      --out
     check                 --dir {SLOT}
+    completion SHELL
 """
 
 SEVERAL = [

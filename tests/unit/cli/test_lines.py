@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERBS = [
-    *("init", "status", "unseal", "seal", "login", "logout", "check", "explain"),
+    *("init", "status", "unseal", "seal", "login", "logout", "check", "explain", "completion"),
     *("put", "get", "secrets", "history", "rollback", "destroy"),
     *("run", "run-open", "run-close", "runs", "lease", "renew", "release", "leases", "revoke"),
 ]

@@ -317,6 +317,32 @@ def test_a_daemon_that_restarts_is_waited_for(ctl: Any, vault: Any, server: Any,
     assert process.wait(timeout=10) == 143
 
 
+def test_a_daemon_that_restarts_before_the_first_look_is_another_one(
+    ctl: Any, vault: Any, server: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor sleeps from before the command started until the daemon is back: its leases are taken anew."""
+    acquire = vault.op_lease_acquire
+    monitors: list[int] = []
+
+    def meanwhile(peer: Any, *rest: Any) -> Any:
+        if not monitors:
+            with open(f"/proc/{peer.pid}/stat", "rb") as file:
+                monitors.append(int(file.read().rpartition(b")")[2].split()[1]))
+            os.kill(monitors[0], signal.SIGSTOP)
+        return acquire(peer, *rest)
+
+    monkeypatch.setattr(vault, "op_lease_acquire", meanwhile)
+    process, _ = started(ctl, "echo $$; sleep 100")
+    server.stop()
+    vault.leases.clear()
+    server.start()
+    os.kill(monitors[0], signal.SIGCONT)
+    until("leased anew", lambda: vault.leases)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=10) == 143
+
+
 def test_a_run_that_a_restarted_daemon_does_not_know_is_ended(ctl: Any, vault: Any, server: Any) -> None:
     """Runs that are gone give no more rights."""
     process, _ = started(ctl, "echo $$; sleep 100")

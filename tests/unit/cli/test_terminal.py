@@ -11,10 +11,14 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from vaultclient.cli.output import Output
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -356,3 +360,94 @@ def test_a_terminal_that_hangs_up_ends_a_command_that_does_not_mind_otherwise(sc
     at.near = os.open(os.devnull, os.O_RDONLY)
     assert at.process.wait(timeout=15) == 128 + signal.SIGHUP
     until("the command is gone", lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+REDACTED = ("run", "--redact", "--tenant", "acme", "--env", "KEY=openai/prod")
+
+
+def test_a_redacted_run_keeps_its_terminal(screen: Any, vault: Any) -> None:
+    """The command sees a terminal, keys reach it, what it shows is redacted, and a prompt's last letters show."""
+    vault.tenants["acme"]["openai/prod"] = [b"sk-1"]
+    code = '[ -t 1 ] && [ -t 2 ] && echo all terminals; printf \'tell %s: sk\' "$KEY"; read x; echo "<$x> $KEY"; exit 4'
+    at = screen(*REDACTED, "--", "sh", "-c", code)
+    at.expect("all terminals")
+    at.expect(r"tell \[redacted\]: sk$")  # "sk" begins the value, and is shown after a moment
+    at.type("word\r")
+    assert at.end() == 4
+    assert "<word> [redacted]" in at.shown
+    assert "sk-1" not in at.shown
+
+
+def test_output_to_a_file_from_a_terminal_is_redacted_apart(screen: Any, vault: Any, tmp_path: Path) -> None:
+    """Standard output in a file, standard error on the terminal: both redacted, each where it belongs."""
+    vault.tenants["acme"]["openai/prod"] = [b"sk-1"]
+    with open(tmp_path / "out", "wb") as file:
+        at = screen(*REDACTED, "--", "sh", "-c", 'echo "out $KEY"; echo "err $KEY" >&2', stdout=file.fileno())
+        assert at.end() == 0
+    assert (tmp_path / "out").read_text() == "out [redacted]\n"
+    assert "err [redacted]" in at.shown
+    assert "out" not in at.shown
+
+
+@pytest.fixture
+def slow(vault: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A daemon whose rotation of the root takes until the event is set."""
+    go = threading.Event()
+    rotate = vault.op_rotate_root
+
+    def when_told(*arguments: Any) -> Any:
+        assert go.wait(20)
+        return rotate(*arguments)
+
+    monkeypatch.setattr(vault, "op_rotate_root", when_told)
+    yield go
+    go.set()
+
+
+def test_what_takes_longer_than_a_second_says_so(screen: Any, slow: threading.Event) -> None:
+    """On the terminal the time goes on; in the end the line is taken back, and the result stands alone."""
+    at = screen("rotate", "root")
+    at.expect("rotating the root key: 1s")
+    at.expect("\r\x1b\\[Krotating the root key: 2s")
+    slow.set()
+    assert at.end() == 0
+    assert re.search(r"2s\r\x1b\[K\x1b\[2mrotated\x1b\[0m +root key", at.shown)
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_progress_is_for_people_only(option: str, ctl: Any) -> None:
+    """Not with --quiet or --json, not into a file, not on a terminal that cannot take a line back."""
+    near, far = os.openpty()
+    with os.fdopen(far, "w") as terminal, open(os.devnull, "w") as file:
+        quiet = Output(as_json=option == "--json", quiet=option == "--quiet", stderr=terminal)
+        for out in (quiet, Output(as_json=False, quiet=False, stderr=file)):
+            before = threading.active_count()
+            with working(out, "waiting", patience=0.001):
+                assert threading.active_count() == before
+        assert not select.select([near], [], [], 0)[0]
+    os.close(near)
+
+
+def test_a_failure_takes_the_line_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is told on a line of its own; and a quick verb shows nothing at all."""
+    monkeypatch.setenv("TERM", "xterm")
+    near, far = os.openpty()
+    with os.fdopen(far, "w") as terminal:
+        out = Output(as_json=False, quiet=False, stderr=terminal)
+        with working(out, "quick"):
+            pass
+        assert not select.select([near], [], [], 0)[0]
+
+        def fails() -> None:
+            with working(out, "bad \x1b[31m", patience=0.001):
+                assert b"bad" in os.read(near, 1_000)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        shown = b""
+        while select.select([near], [], [], 0)[0]:
+            shown += os.read(near, 1_000)
+        assert shown.endswith(b"\r\x1b[K")
+        assert b"[31m" not in shown.replace(b"\\x1b[31m", b"")
+    os.close(near)
