@@ -132,6 +132,10 @@ class Daemon:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the daemon with a signal; its exit status."""
         self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for the daemon's end; its exit status."""
         _, rest = self.process.communicate(timeout=30)
         self.log += rest
         return self.process.returncode
