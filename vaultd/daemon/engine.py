@@ -152,6 +152,8 @@ class Engine:
         vaults.on_halt = self.kept.leave_word
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm = 0
+        """Boot instant (ns) for which the timer is set."""
         self._tick_timer: asyncio.TimerHandle | None = None
         self._ticks = 0
         self.server: Server
@@ -470,12 +472,15 @@ class Engine:
         return self.try_record(event, uid if known else None, ended=runs)
 
     def schedule(self) -> None:
-        """Wake up when the next lease, run or ticket runs out."""
+        """Wake up when the next lease or run ends; an alarm that is set for earlier stays, and looks again then."""
+        deadline = self.book.next_deadline()
         if self._timer is not None:
+            if deadline is not None and deadline >= self._alarm:
+                return
             self._timer.cancel()
             self._timer = None
-        deadline = self.book.next_deadline()
         if deadline is not None:
+            self._alarm = deadline
             delay = max(0, deadline - self.clock.boot()) / 1e9
             self._timer = self._loop.call_later(delay, self._expire)
 

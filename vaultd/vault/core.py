@@ -89,6 +89,10 @@ class Core:
             Closed: its files do not verify.
             StoreError: its files cannot be read.
         """
+        # By uid first: an open tenant is one that exists, and this is on the way of every lease several times.
+        found = self._tenants.get(tenant) if isinstance(tenant, bytes) else None
+        if found is not None:
+            return found
         uid = self.uid(tenant)
         found = self._tenants.get(uid)
         if found is not None:
