@@ -49,6 +49,10 @@ SHARED_FOR: Final = 0.05
 UID_IN_FLIGHT: Final = 256
 """Requests of one uid that may be decided and not yet answered: what a flood can put in front of its own flush."""
 
+SHARED_IN_FLIGHT: Final = 8
+"""The same while several uids are served: a flush with fewer records in it is over sooner, and so is what another uid
+waits for in front of its own."""
+
 INLINE_COST: Final = 0.001
 """While the last flush took no longer than this many seconds, the next is written without the detour over the thread.
 
@@ -140,11 +144,14 @@ class Dispatcher:
 
     def _queue_turn(self, connection: Connection) -> None:
         uid = connection.uid
-        if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
+        if self._in_flight.get(uid, 0) >= self._most_in_flight():
             self._parked.setdefault(uid, deque()).append(connection)
             return
         self._turns.put(uid, connection)
         self.commit_soon()
+
+    def _most_in_flight(self) -> int:
+        return SHARED_IN_FLIGHT if self._loop.time() < self._shared_until else UID_IN_FLIGHT
 
     def commit_soon(self) -> None:
         """Take turns and flush what is staged, soon: also what no request asks for (a death, an expiry, an anchor)."""
@@ -171,9 +178,10 @@ class Dispatcher:
             uid = connection.uid
             served.add(uid)
             if uid != self._last_uid:
+                if self._last_uid >= 0:
+                    self._shared_until = now + SHARED_FOR
                 self._last_uid = uid
-                self._shared_until = now + SHARED_FOR
-            if self._in_flight.get(uid, 0) >= UID_IN_FLIGHT:
+            if self._in_flight.get(uid, 0) >= self._most_in_flight():
                 connection.queued = True
                 self._queue_turn(connection)
                 continue

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.support.serving import Ledger, Small, answered
 from vaultd.access.facts import PeerFacts
 from vaultd.clock import ManualClock
+from vaultd.daemon import dispatch
 from vaultd.daemon.connection import Connection
-from vaultd.daemon.dispatch import UID_IN_FLIGHT, Dispatcher
+from vaultd.daemon.dispatch import SHARED_IN_FLIGHT, UID_IN_FLIGHT, Dispatcher
 from vaultd.daemon.handling import Deferred
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.turns import FairQueue
@@ -232,6 +233,28 @@ def test_flood_behind_a_slow_disk_is_bounded() -> None:
         assert world.handler.made == []
         world.ledger.open.set()
         await world.until(lambda: len(world.handler.made) == 645)
+
+    in_world(test, inline_cost=0)
+
+
+def test_beside_another_uid_a_flood_has_less_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once another uid is served too, few requests of the flood are put in front of its next flush."""
+    monkeypatch.setattr(dispatch, "SHARED_FOR", 60.0)  # so that a machine that stops for a while changes nothing
+
+    async def test(world: World) -> None:
+        world.connect(1).sendall(frames(1))
+        await world.until(lambda: len(world.handler.made) == 1)
+        world.connect(2).sendall(frames(1))
+        await world.until(lambda: len(world.handler.made) == 2)
+        world.ledger.open.clear()
+        for _ in range(40):
+            world.connect(1).sendall(frames(16))
+        await world.until(lambda: len(world.handler.decided) >= 2 + SHARED_IN_FLIGHT)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.handler.decided[2:] == [1] * SHARED_IN_FLIGHT
+        world.ledger.open.set()
+        await world.until(lambda: len(world.handler.made) == 642)
 
     in_world(test, inline_cost=0)
 
