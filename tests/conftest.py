@@ -24,6 +24,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # Whoever started us may ignore hangups (nohup); what we start would inherit that, and is to be tried without.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# In a pid namespace made without a session (unshare, nsenter) ours would be out of the daemon's sight, which binds
+# neither tickets nor runs to such a one; test_containers.py makes such a place where it is wanted.
+if os.getsid(0) == 0 and os.getpid() != 1:
+    os.setsid()
+
 _skipped_as_root: list[str] = []
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,38 @@ class TestIdentity:
         prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with Daemon(prefix=lambda folder: prefix, unseal=False) as daemon, Raw(daemon.socket) as raw:
             assert told(raw.receive()) == ("denied", "the peer's process is not visible from here")
+
+
+_OUT_OF_SIGHT = """
+import os, sys
+from tests.support.daemon import Daemon
+assert os.getsid(0) == 0 and (os.getpid() == 1) == (sys.argv[1] == "1")
+with Daemon() as daemon:
+    daemon.tenant("acme", openai__prod=b"sk-1")
+    assert daemon.admin.call("secret.get", {"tenant": "acme", "secret": "openai/prod"}).tail == b"sk-1"
+    assert daemon.ctl("get", "acme", "openai/prod", "--reveal").stdout == b"sk-1"  # it descends from us
+    if sys.argv[1] != "1":
+        refused = daemon.ctl("login", "--passphrase-file", "-", data=b"correct horse battery staple")
+        assert refused.returncode == 77 and b"that a ticket could be bound to" in refused.stderr, refused
+        given = daemon.ctl("login", "--passphrase-file", "-", "--", sys.executable, "-m", "vaultclient.cli", "tenant",
+            "list", data=b"correct horse battery staple")
+        assert given.returncode == 0 and b"acme" in given.stdout, given
+"""
+
+
+@pytest.mark.parametrize("pid", [1, 2])
+def test_a_session_out_of_sight(pid: int) -> None:
+    """Where a pid namespace shows no session, no shell gets a ticket, and a command has one for what it starts."""
+    python = [sys.executable, "-c", _OUT_OF_SIGHT, str(pid)]
+    command = python if pid == 1 else ["bash", "-c", '"$@"; exit $?', "bash", *python]
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command],
+        cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_server_that_only_looks_like_oneself_is_not_trusted(world: World) -> None:

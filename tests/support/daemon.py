@@ -74,10 +74,14 @@ class Daemon:
             file.write(config)
         os.chmod(self.config, 0o644)
         offline.init(self.dir, secret=bytearray(PASSPHRASE), admin_uids=admin_uids, profile=CHEAPEST)
-        self.start()
         self.admin = self.client()
-        if unseal:
-            self.unseal()
+        self.start()
+        try:
+            if unseal:
+                self.unseal()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Start the daemon and wait until it listens."""

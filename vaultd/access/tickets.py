@@ -32,7 +32,7 @@ class Ticket:
         id: `ticket_...`, for records; it opens nothing.
         uid: the admin.
         holder: the process that it ends with.
-        session: the session id that a request must come from.
+        session: the session id that a request must come from; 0, for a narrow one, where the daemon cannot see it.
         narrow: whether only the holder and its descendants may use it (else its whole session).
         expires: boot instant, ns.
         slot: number of the key slot that was shown, for records.
@@ -93,18 +93,20 @@ class TicketTable:
 
         Raises:
             Invalid: a ttl of zero or below, or above 12 hours.
-            Denied: the holder is PID 1 (an orphan's parent, which never ends), or of another session than the peer.
+            Denied: the holder is PID 1 (an orphan's parent, which never ends), or of another session than the peer, or
+                of one outside the daemon's sight; a narrow ticket needs none of this, as descent decides who uses it.
         """
         seconds = DEFAULT_TICKET_TTL if ttl is None else ttl
         if not 0 < seconds <= LONGEST_TICKET_TTL:
             raise Invalid("the ticket's ttl is not between 1s and 12h", "leave it out for 15m")
-        if holder.pid <= 1 or not same_session(holder.session, peer.session):
+        if narrow:
+            if not same_process(holder, peer.process):
+                raise Internal("a narrow ticket is bound to the peer itself")
+        elif holder.pid <= 1 or not same_session(holder.session, peer.session):
             raise Denied(
                 "no process that a ticket could be bound to",
                 "run vaultctl login from a shell that stays, or give it the command: vaultctl login -- COMMAND",
             )
-        if narrow and not same_process(holder, peer.process):
-            raise Internal("a narrow ticket is bound to the peer itself")
         mine = [ticket for ticket in self._by_uid.get(peer.uid, ()) if now.boot < ticket.expires]
         del mine[: max(0, len(mine) - self._cap + 1)]
         ticket = Ticket(
@@ -128,7 +130,9 @@ class TicketTable:
             lineage: the peer's ancestors, as the caller could establish them; needed for narrow tickets only.
         """
         for ticket in reversed(self._by_uid.get(peer.uid, ())):
-            if now.boot >= ticket.expires or not same_session(ticket.session, peer.session):
+            # Only a narrow ticket has session 0, which is no session: two that are out of sight may differ. There the
+            # lineage below decides alone.
+            if now.boot >= ticket.expires or ticket.session != peer.session:
                 continue
             if not ticket.narrow or any(same_process(ticket.holder, one) for one in (peer.process, *lineage)):
                 return ticket

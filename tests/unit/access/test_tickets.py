@@ -64,6 +64,19 @@ def test_a_narrow_ticket_serves_its_command_and_what_that_starts(world: World, t
         table.issue(child, command.process, slot=1, now=world.now, random=RANDOM, narrow=True)
 
 
+@pytest.mark.parametrize(("pid", "session"), [(1, 1), (50, 0), (1, 0)])
+def test_a_narrow_ticket_needs_no_session(world: World, table: TicketTable, pid: int, session: int) -> None:
+    """A command whose session is out of sight, or that is PID 1, has one for itself and what it starts, nobody else."""
+    command = world.peer(0, pid, session=session)
+    ticket = table.issue(command, command.process, slot=1, now=world.now, random=RANDOM, narrow=True)
+    child = world.peer(0, 60, session=session)
+    assert table.find(command, world.now) is ticket
+    assert table.find(child, world.now, [command.process]) is ticket
+    assert table.find(child, world.now, [world.peer(0, 51, session=session).process]) is None
+    assert table.find(world.peer(7, 60, session=session), world.now, [command.process]) is None
+    assert table.logout(command) == [ticket]
+
+
 @pytest.mark.parametrize(("pid", "session"), [(1, 40), (40, 41), (40, 0)])
 def test_no_ticket_is_bound_to_what_will_not_do(world: World, table: TicketTable, pid: int, session: int) -> None:
     """PID 1, a parent in another session, and sessions out of sight get none, and a hint what to do."""
