@@ -33,6 +33,11 @@ def test_python_in_documents_compiles(document: Path) -> None:
         ast.parse(block)
 
 
+def test_no_document_is_empty() -> None:
+    """Each document has a title first: none was emptied by a slip."""
+    assert not [str(document) for document in DOCUMENTS if not document.read_text().startswith("# ")]
+
+
 def test_every_promise_names_tests_that_exist() -> None:
     """Each test that THREAT_MODEL.md names beside a promise is a test of this tree, and every promise names one."""
     text = (ROOT / "THREAT_MODEL.md").read_text()
