@@ -49,9 +49,9 @@ SHARED_FOR: Final = 0.05
 UID_IN_FLIGHT: Final = 256
 """Requests of one uid that may be decided and not yet answered: what a flood can put in front of its own flush."""
 
-SHARED_IN_FLIGHT: Final = 8
-"""The same while several uids are served: a flush with fewer records in it is over sooner, and so is what another uid
-waits for in front of its own."""
+SHARED_IN_FLIGHT: Final = 2
+"""The same while several uids are served and the disk is fast (`INLINE_COST`): what another uid waits for is then
+mostly the deciding and answering of these. Before a slow disk it is the flush, which costs the same with many in it."""
 
 INLINE_COST: Final = 0.001
 """While the last flush took no longer than this many seconds, the next is written without the detour over the thread.
@@ -150,22 +150,31 @@ class Dispatcher:
         self._turns.put(uid, connection)
         self.commit_soon()
 
+    def _is_shared(self) -> bool:
+        return self._loop.time() < self._shared_until
+
     def _most_in_flight(self) -> int:
-        return SHARED_IN_FLIGHT if self._loop.time() < self._shared_until else UID_IN_FLIGHT
+        return SHARED_IN_FLIGHT if self._last_flush < self._inline_cost and self._is_shared() else UID_IN_FLIGHT
 
     def commit_soon(self) -> None:
         """Take turns and flush what is staged, soon: also what no request asks for (a death, an expiry, an anchor)."""
         if not self._pumping:
             self._pumping = True
-            self._loop.call_soon(self._pump)
+            if self._is_shared():
+                self._pump_after_sockets()
+            else:
+                self._loop.call_soon(self._pump)
+
+    def _pump_after_sockets(self) -> None:
+        # What is called soon runs before the sockets that are found ready by then. One call further, it runs after
+        # them, so whoever asked during this slice has a turn in the next one, and not in the one after that.
+        self._loop.call_soon(self._loop.call_soon, self._pump)
 
     def _pump(self) -> None:
         self._take_turns()
-        # What is called soon runs before the sockets that are found ready by then. One call further, it runs after
-        # them, so whoever asked during this slice has a turn in the next one, and not in the one after that.
         self._pumping = bool(self._turns)
         if self._pumping:
-            self._loop.call_soon(self._loop.call_soon, self._pump)
+            self._pump_after_sockets()
         self._commit()
 
     def _take_turns(self) -> None:
@@ -191,6 +200,8 @@ class Dispatcher:
                 if connection.turn_over():
                     connection.queued = True
                     self._queue_turn(connection)
+                if uid not in self._in_flight:
+                    self._unpark(uid)  # nothing came of this turn, and nothing else will land
             except Exception as error:  # noqa: BLE001  a bug costs the connection that met it, and nobody else
                 _give_up(connection, error)
             now = self._loop.time()
@@ -339,14 +350,17 @@ class Dispatcher:
             self._in_flight[uid] = left
         else:
             del self._in_flight[uid]
+        self._unpark(uid)
+
+    def _unpark(self, uid: int) -> None:
+        """Give one more of the uid's connections a turn: one of its requests was answered, or came to nothing."""
         parked = self._parked.get(uid)
-        while parked:
-            connection = parked.popleft()
-            self._queue_turn(connection)
-            if left and not connection.closed:
-                break  # one landed, one may go on; with none in flight nobody would come for the others
-        if parked is not None and not parked:
+        if parked is None:
+            return
+        connection = parked.popleft()
+        if not parked:
             del self._parked[uid]
+        self._queue_turn(connection)
 
     @staticmethod
     def _may_answer(ticket: Ticket, *, first: bool) -> bool:

@@ -32,7 +32,7 @@ __all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 
-ACCEPT_SLICE: Final = 0.000_2
+ACCEPT_SLICE: Final = 0.000_05
 """Seconds of accepting before others get their turn: attesting one peer costs as much as a few requests."""
 
 SWEEP_SECONDS: Final = 0.5

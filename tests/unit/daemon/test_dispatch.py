@@ -237,26 +237,63 @@ def test_flood_behind_a_slow_disk_is_bounded() -> None:
     in_world(test, inline_cost=0)
 
 
-def test_beside_another_uid_a_flood_has_less_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once another uid is served too, few requests of the flood are put in front of its next flush."""
-    monkeypatch.setattr(dispatch, "SHARED_FOR", 60.0)  # so that a machine that stops for a while changes nothing
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uids that were served once count as being served, however long the machine stops meanwhile."""
+    monkeypatch.setattr(dispatch, "SHARED_FOR", 60.0)
+
+
+async def _flooded(world: World) -> None:
+    """Serve two uids, then have 40 connections of the first ask for all they can."""
+    for uid in (1, 2):
+        world.connect(uid).sendall(frames(1))
+        await world.until(lambda uid=uid: len(world.handler.made) == uid)  # type: ignore[misc]
+    for _ in range(40):
+        world.connect(1).sendall(frames(16))
+
+
+@pytest.mark.usefixtures("shared")
+def test_beside_another_uid_a_flood_has_less_under_way() -> None:
+    """Once another uid is served too, few requests of the flood are decided and not yet answered, at any time."""
 
     async def test(world: World) -> None:
-        world.connect(1).sendall(frames(1))
-        await world.until(lambda: len(world.handler.made) == 1)
-        world.connect(2).sendall(frames(1))
-        await world.until(lambda: len(world.handler.made) == 2)
-        world.ledger.open.clear()
-        for _ in range(40):
-            world.connect(1).sendall(frames(16))
-        await world.until(lambda: len(world.handler.decided) >= 2 + SHARED_IN_FLIGHT)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert world.handler.decided[2:] == [1] * SHARED_IN_FLIGHT
-        world.ledger.open.set()
-        await world.until(lambda: len(world.handler.made) == 642)
+        under_way: list[int] = []
+        write = world.ledger.write
 
-    in_world(test, inline_cost=0)
+        def watched(batch: list[str]) -> None:
+            under_way.append(len(world.handler.decided) - len(world.handler.made))
+            write(batch)
+
+        await _flooded(world)
+        world.dispatcher._committer.write = watched  # type: ignore[method-assign]
+        await world.until(lambda: len(world.handler.made) == 642)
+        assert set(under_way) == {SHARED_IN_FLIGHT}
+
+    in_world(test)
+
+
+@pytest.mark.usefixtures("shared")
+def test_who_asks_during_a_floods_flush_is_in_the_next() -> None:
+    """A request that came while a flood's records were written is decided before the flood has one more flush."""
+
+    async def test(world: World) -> None:
+        await _flooded(world)
+        honest = world.connect(2)
+        write = world.ledger.write
+        seen: list[int] = []
+
+        def asking(batch: list[str]) -> None:
+            write(batch)
+            if len(seen) % 7 == 0:
+                honest.sendall(frames(1))
+            seen.append(world.handler.decided.count(2))
+
+        world.dispatcher._committer.write = asking  # type: ignore[method-assign]
+        await world.until(lambda: len(world.handler.made) >= 642)
+        asked = seen[: len(seen) - len(seen) % 7]
+        assert asked[1::7] == list(range(2, 2 + len(asked) // 7))
+
+    in_world(test)
 
 
 def test_connection_that_leaves_its_turn_behind() -> None:
