@@ -440,6 +440,8 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="quickstart", description="The main job, end to end, in a throw-away folder.")
     parser.add_argument("--keep", action="store_true", help="keep the folder, with the vault and its passphrase")
     keep = parser.parse_args().keep
+    if os.getsid(0) == 0:
+        os.setsid()  # ours is out of sight in here (a pid namespace entered from outside), and tickets need one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="vaultd-quickstart-"))
     story = Story(folder)

@@ -127,7 +127,8 @@ with Daemon() as daemon:
     assert daemon.ctl("get", "acme", "openai/prod", "--reveal").stdout == b"sk-1"  # it descends from us
     if sys.argv[1] != "1":
         refused = daemon.ctl("login", "--passphrase-file", "-", data=b"correct horse battery staple")
-        assert refused.returncode == 77 and b"that a ticket could be bound to" in refused.stderr, refused
+        assert refused.returncode == 77 and b"out of the daemon's sight" in refused.stderr, refused
+        assert b"setsid" in refused.stderr
         given = daemon.ctl("login", "--passphrase-file", "-", "--", sys.executable, "-m", "vaultclient.cli", "tenant",
             "list", data=b"correct horse battery staple")
         assert given.returncode == 0 and b"acme" in given.stdout, given

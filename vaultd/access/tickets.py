@@ -102,6 +102,11 @@ class TicketTable:
         if narrow:
             if not same_process(holder, peer.process):
                 raise Internal("a narrow ticket is bound to the peer itself")
+        elif peer.session == 0:
+            raise Denied(
+                "no process that a ticket could be bound to: the caller's session is out of the daemon's sight",
+                "begin a session here (setsid --wait COMMAND), or give vaultctl login the command",
+            )
         elif holder.pid <= 1 or not same_session(holder.session, peer.session):
             raise Denied(
                 "no process that a ticket could be bound to",
