@@ -160,9 +160,10 @@ def test_what_systemd_creds_made_opens(credentials: Path) -> None:
 
 
 def test_the_command_line_takes_a_credential(daemon: Daemon, credentials: Path) -> None:
-    """By name from the directory that systemd names, or from a file; each is a slot of its own kind."""
+    """By name from the directory that systemd names, or from a file, wherever a slot's secret is wanted."""
     environment = {**os.environ, "VAULTD_SOCKET": daemon.socket, "CREDENTIALS_DIRECTORY": str(credentials)}
     (credentials / "vaultd-unseal").chmod(0o600)
+    file = str(credentials / "vaultd-unseal")
 
     def ctl(*words: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         line = [sys.executable, "-m", "vaultclient.cli", *words]
@@ -172,10 +173,21 @@ def test_the_command_line_takes_a_credential(daemon: Daemon, credentials: Path) 
     added = ctl("--json", "slot", "add", "--credential", "vaultd-unseal")
     assert json.loads(added.stdout)["kind"] == "credential", added.stderr
     assert ctl("slot", "add", "--credential", "absent").returncode == 74
+    assert ctl("login", "--credential", "../vaultd-unseal").returncode == 2
+    assert ctl("logout").returncode == 0
+    proved = ctl("--json", "login", "--credential", "vaultd-unseal")
+    assert json.loads(proved.stdout)["slot"] == 2, proved.stderr
     assert ctl("seal").returncode == 0
-    opened = ctl("--json", "unseal", "--credential-file", str(credentials / "vaultd-unseal"))
+    opened = ctl("--json", "unseal", "--credential-file", file)
     assert json.loads(opened.stdout)["slot"] == 2, opened.stderr
-    assert ctl("unseal", "--key-file", str(credentials / "vaultd-unseal")).returncode == 77
+    assert ctl("unseal", "--key-file", file).returncode == 77
+    assert daemon.stop() == 0
+    checked = ctl("--json", "check", "--dir", daemon.dir, "--credential", "vaultd-unseal")
+    assert json.loads(checked.stdout)["seals"] is True, checked.stderr
+    with tempfile.TemporaryDirectory(prefix="vaultd-test-") as folder:
+        made = ctl("init", "--dir", os.path.join(folder, "vault"), "--credential", "vaultd-unseal")
+        assert (made.returncode, b"add a passphrase as well" in made.stderr) == (0, True), made.stderr
+        assert ctl("check", "--dir", os.path.join(folder, "vault"), "--credential-file", file).returncode == 0
 
 
 # -- a socket passed

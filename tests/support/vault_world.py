@@ -18,6 +18,7 @@ from vaultd.crypto.kdf import CHEAPEST
 from vaultd.crypto.memory import Key, SecretBytes
 from vaultd.crypto.slots import SlotKind, rebox, slot_public
 from vaultd.store import MemoryStore
+from vaultd.store.interface import TEMPORARY
 from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.create import create
@@ -107,6 +108,8 @@ def strays(ledger: Ledger, store: Store) -> list[str]:
             found.append(name)
         elif store.list(f"tenants/{name}") != [f"log.{logs[name].generation}"]:
             found.append(f"{name}/{store.list(f'tenants/{name}')}")
+    if isinstance(store, MemoryStore):  # which shows what a store does not list
+        found += [path for path in store.disk.files() if TEMPORARY in path]
     return found
 
 

@@ -6,14 +6,14 @@ every id that a caller sends is answered as if foreign ones did not exist.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaultd.access.decide import Decision, Request, Usage
 from vaultd.access.denials import denied
 from vaultd.access.leases import Lease, Leased, LeaseTable
 from vaultd.access.runs import OpenedRun, RunTable
 from vaultd.access.throttle import Buckets
-from vaultd.errors import Internal
+from vaultd.errors import Internal, QuotaExceeded
 
 if TYPE_CHECKING:
     from vaultd.access.facts import PeerFacts, Process
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from vaultd.access.scope import Scope
     from vaultd.names import ServiceName
 
-__all__ = ["Book", "Ended"]
+__all__ = ["MOST_GRANTS_USED", "Book", "Ended"]
+
+MOST_GRANTS_USED: Final = 512
+"""Grants that one run's acquisitions are counted for: what is kept of a run has to fit into a record."""
 
 
 class Ended(NamedTuple):
@@ -153,7 +156,7 @@ class Book:
             now: the instant.
 
         Raises:
-            QuotaExceeded: the run's uid or its tenant has too many live leases.
+            QuotaExceeded: the run's uid or its tenant has too many live leases, or the run used too many grants.
         """
         grant = self._allowing(decision)
         if grant.service != run.service:
@@ -161,6 +164,10 @@ class Book:
         rate = None if request.renewal else grant.rate
         if rate is not None and self.rates.wait(grant.id, rate, now.boot):
             raise Internal("a lease was allowed at another instant than it is entered")
+        if not (request.renewal or run.implicit) and len(run.uses) >= MOST_GRANTS_USED and grant.id not in run.uses:
+            raise QuotaExceeded(
+                f"the run has used {MOST_GRANTS_USED} grants, as many as one may", "open another run, or merge grants"
+            )
         if self.leases.full(run):
             self._sweep(now)  # leases past their time must not count against the cap
         lease = self.leases.acquire(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from vaultd.audit.body import Actor, Event
-from vaultd.crypto.kdf import KEY_FILE_MAX, KEY_FILE_MIN
-from vaultd.crypto.memory import SecretBytes, wipe
 from vaultd.crypto.slots import SlotKind
 from vaultd.errors import ConfigError, VaultdError
+from vaultd.vault.given import read_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,50 +19,11 @@ if TYPE_CHECKING:
     from vaultd.crypto.slots import Slot
     from vaultd.daemon.engine import Engine
 
-__all__ = ["read_credential", "unseal_at_start"]
+__all__ = ["unseal_at_start"]
 
 _log = logging.getLogger(__name__)
 
 _NOTICE = "unseal"
-
-
-def read_credential(name: str, environment: Mapping[str, str]) -> SecretBytes:
-    """The content of the credential `name`; the caller wipes it.
-
-    Raises:
-        ConfigError: systemd handed over none of that name, it cannot be read, or it is not 32 to 4096 bytes.
-    """
-    directory = environment.get("CREDENTIALS_DIRECTORY", "")
-    if not os.path.isabs(directory):
-        raise ConfigError(
-            f"there is no credential {name}: systemd handed none over", f"LoadCredentialEncrypted={name}:FILE"
-        )
-    buffer = bytearray(KEY_FILE_MAX + 1)
-    try:
-        # Not blocking: a FIFO in its place would otherwise stop the daemon here.
-        descriptor = os.open(
-            os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        )
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"the credential {name} is not a regular file", "LoadCredentialEncrypted= makes one")
-            size = os.readv(descriptor, [buffer])  # whole: a regular file of this size is not read in parts
-        finally:
-            os.close(descriptor)
-        if not KEY_FILE_MIN <= size <= KEY_FILE_MAX:
-            raise ConfigError(
-                f"the credential {name} is not {KEY_FILE_MIN} to {KEY_FILE_MAX} bytes",
-                "it has to be what the slot was made with: vaultctl slot add --credential-file F",
-            )
-        with memoryview(buffer) as view:
-            return SecretBytes.copy_of(view[:size])
-    except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
-        raise ConfigError(
-            f"the credential {name} cannot be read: {reason}", f"LoadCredentialEncrypted={name}:FILE"
-        ) from error
-    finally:
-        wipe(buffer)
 
 
 def unseal_at_start(engine: Engine, name: str, environment: Mapping[str, str]) -> None:

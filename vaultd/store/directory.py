@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from vaultd.errors import ConfigError, Exists, IntegrityError, Internal, NotFound, Uninitialised
 from vaultd.store import lock as locking
@@ -20,15 +20,13 @@ from vaultd.store.descriptors import (
     write_all,
 )
 from vaultd.store.files import DirectoryAppendFile, DirectorySlotFile, pread
-from vaultd.store.interface import split
+from vaultd.store.interface import TEMPORARY, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["TEMPORARY", "DirectoryStore"]
-
-TEMPORARY: Final = ".new."
+__all__ = ["DirectoryStore"]
 
 
 class DirectoryStore:
@@ -112,6 +110,16 @@ class DirectoryStore:
         if not path and locking.LOCK_NAME in names:
             names.remove(locking.LOCK_NAME)
         return names
+
+    def tidy(self, path: str = "") -> int:
+        self._writable()
+        with self._directory(split(path) if path else ()) as fd, system_errors("tidy", self._shown(path)):
+            left = [name for name in os.listdir(fd) if name.startswith(TEMPORARY)]
+            for name in left:
+                os.unlink(name, dir_fd=fd)
+            if left:
+                os.fsync(fd)
+        return len(left)
 
     def replace(self, path: str, data: bytes) -> None:
         self._put(path, data, exclusive=False)

@@ -17,7 +17,10 @@ from vaultd.errors import Internal
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["AppendFile", "SlotFile", "Store", "split"]
+__all__ = ["TEMPORARY", "AppendFile", "SlotFile", "Store", "split"]
+
+TEMPORARY: Final = ".new."
+"""How the name of a file begins that is on the way to its final name."""
 
 _PART: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MAX_DEPTH: Final = 4
@@ -122,6 +125,13 @@ class Store(Protocol):
 
     def list(self, path: str = "") -> list[str]:
         """Sorted names in a directory (the root by default), without the store's own files. Raises `NotFound`."""
+        ...
+
+    def tidy(self, path: str = "") -> int:
+        """Remove what an earlier holder left on the way to its final name in a directory, durably; returns how many.
+
+        Raises `NotFound`.
+        """
         ...
 
     def replace(self, path: str, data: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from vaultd.errors import Exists, IntegrityError, Internal, Locked, NotFound, StoreError
 from vaultd.store.descriptors import system_errors
 from vaultd.store.disk import Directory, Disk, Fault, File, PowerCut
-from vaultd.store.interface import split
+from vaultd.store.interface import TEMPORARY, split
 
 if TYPE_CHECKING:
     import random
@@ -86,7 +86,17 @@ class MemoryStore:
     def list(self, path: str = "") -> list[str]:
         with self._step("read", path):
             directory = self._directory(split(path)) if path else self.disk.root
-            return sorted(name for name in directory.live if not name.startswith("."))
+            return sorted(name for name in directory.live if not name.startswith(TEMPORARY))
+
+    def tidy(self, path: str = "") -> int:
+        with self._mutex, system_errors("tidy", path):
+            directory = self._directory(split(path) if path else ())
+            left = [name for name in directory.live if name.startswith(TEMPORARY)]
+            for name in left:
+                self.disk.set_name(directory, name, None, "unlink", path)
+            if left:
+                self.disk.sync(directory, path)
+        return len(left)
 
     def replace(self, path: str, data: bytes) -> None:
         self._put(path, data, exclusive=False)
@@ -100,7 +110,7 @@ class MemoryStore:
             parent, name = self._parent(path)
             if exclusive and name in parent.live:
                 raise Exists(f"{path} exists")
-            temporary, file = f".new.{name}", File()
+            temporary, file = TEMPORARY + name, File()
             self.disk.set_name(parent, temporary, file, "create", path)
             try:
                 self.disk.write(file, 0, data, path)

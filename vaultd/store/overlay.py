@@ -109,6 +109,11 @@ class OverlayStore:
                 (names.add if there else names.discard)(name)
         return sorted(names)
 
+    def tidy(self, path: str = "") -> int:
+        """What lies in the base stays there: here nothing is ever on its way."""
+        self.list(path)  # for its error
+        return 0
+
     def replace(self, path: str, data: bytes) -> None:
         self._need_parent(path)
         self._files[path] = _Content(None, path, 0, data)

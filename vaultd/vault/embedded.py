@@ -24,7 +24,7 @@ from vaultd.names import secret_name, tenant_name
 from vaultd.store import DirectoryStore, Store
 from vaultd.vault.barrier import Barrier
 from vaultd.vault.create import InitReport, create
-from vaultd.vault.given import Passphrase, Value, as_secret, kind_of, slot_secret
+from vaultd.vault.given import Passphrase, Source, Value, as_secret, slot_secret
 from vaultd.vault.rotation import finish
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Vault:
         *,
         passphrase: Passphrase | None = None,
         key_file: str | os.PathLike[str] | None = None,
+        credential: str | None = None,
         clock: Clock | None = None,
         minimum: Profile = FLOOR,
     ) -> Self:
@@ -86,21 +87,24 @@ class Vault:
             path: the vault directory.
             passphrase: a slot's passphrase, or a function that asks for it; it is called once the directory is open.
             key_file: or the path of a slot's key file.
+            credential: or the name of a systemd credential of this process's unit.
             clock: for tests.
             minimum: the least Argon2id cost of a slot that is accepted.
 
         Raises:
             Locked: a daemon, or another process, has the directory: talk to it with `vaultclient` instead.
             WrongSecret: no slot opens with this.
-            Uninitialised, ConfigError, IntegrityError, FormatVersion, StoreError: what is wrong with the directory.
+            Uninitialised, ConfigError, IntegrityError, FormatVersion, StoreError: what is wrong with the directory, or
+                with what gives the secret.
         """
-        kind = kind_of(passphrase, key_file)
+        source = Source(passphrase, key_file, credential)
+        kind = source.kind()
         store = DirectoryStore(path)
         try:
             return cls.over(
                 store,
                 clock or SystemClock(),
-                secret=lambda: slot_secret(passphrase, key_file),
+                secret=lambda: slot_secret(source),
                 kind=kind,
                 minimum=minimum,
             )
@@ -141,6 +145,7 @@ class Vault:
         *,
         passphrase: Passphrase | None = None,
         key_file: str | os.PathLike[str] | None = None,
+        credential: str | None = None,
         label: str = "",
         clock: Clock | None = None,
         profile: Profile = RFC_9106_LOW,
@@ -149,6 +154,7 @@ class Vault:
 
         Args:
             path: a directory that is empty or not there yet.
+            passphrase, key_file, credential: as in `open`.
             label: what people call the slot.
             profile: Argon2id's cost.
 
@@ -159,8 +165,9 @@ class Vault:
             Exists: there is a vault, or something else, already.
             Invalid: the secret or the label is out of bounds.
         """
-        kind = kind_of(passphrase, key_file)
-        with DirectoryStore(path, create=True) as store, slot_secret(passphrase, key_file) as secret:
+        source = Source(passphrase, key_file, credential)
+        kind = source.kind()
+        with DirectoryStore(path, create=True) as store, slot_secret(source) as secret:
             return create(
                 store,
                 clock or SystemClock(),

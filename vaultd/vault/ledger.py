@@ -275,6 +275,7 @@ class Ledger:
                 self.report.keyring = "abandoned" if survey.abandoned else "finished"
                 self.report.removed = recovery.sweep(self._store, self.keyring)
                 self._committer.swept()
+            self.report.removed += self._store.tidy()
 
     @contextmanager
     def _repairing(self) -> Iterator[None]:

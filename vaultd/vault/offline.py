@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckReport", "InitReport", "Report", "check", "init", "verify"]
 
-_KINDS: Final = {"passphrase": SlotKind.PASSPHRASE, "key-file": SlotKind.KEY_FILE}
+_KINDS: Final = {
+    "passphrase": SlotKind.PASSPHRASE,
+    "key-file": SlotKind.KEY_FILE,
+    "credential": SlotKind.CREDENTIAL,
+}
 
 
 def init(
@@ -45,7 +49,7 @@ def init(
     Args:
         directory: empty or not there yet; made with mode 0700.
         secret: of the first slot; stays the caller's to wipe.
-        kind: `passphrase` or `key-file`.
+        kind: `passphrase`, `key-file` or `credential`.
         label: what people call the slot.
         admin_uids: who may be an admin; this process's uid when empty.
         profile: Argon2id's cost.

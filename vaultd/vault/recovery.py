@@ -264,11 +264,11 @@ def sweep(store: Store, keyring: Keyring) -> int:
 
 
 def sweep_logs(store: Store, directory: str, generation: int) -> int:
-    """Remove the logs in `directory` that are not of `generation`. Returns how many went."""
+    """Remove the logs in `directory` that are not of `generation`, finished or not. Returns how many went."""
     strays = [name for name in store.list(directory) if _LOG_NAME.fullmatch(name) and name != f"log.{generation}"]
     for name in strays:
         store.remove(f"{directory}/{name}")
-    return len(strays)
+    return len(strays) + store.tidy(directory)
 
 
 def _keyring(store: Store, path: str) -> KeyringFile | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,20 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_KEEP = {
+    "passphrase": "the passphrase is kept by you alone: without it nothing opens the vault, ever",
+    "key-file": "the key file is kept by you alone: without it nothing opens the vault, ever",
+    "credential": "if this machine is lost, so is the credential: add a passphrase as well, with vaultctl slot add",
+}
+
 
 @verb("init")
 @click.option("--dir", "directory", metavar="DIR", help=offline.DIRECTORY_HELP)
 @click.option("--admin-uid", "admins", metavar="U", multiple=True, help="Who may be admin: uid or user. Repeatable.")
 @click.option("--label", metavar="WORDS", help="What the first key slot is for.")
 @slot_options
-def init(
-    app: App,
-    directory: str | None,
-    admins: tuple[str, ...],
-    label: str | None,
-    passphrase_file: str | None,
-    key_file: str | None,
-) -> None:
+def init(app: App, directory: str | None, admins: tuple[str, ...], label: str | None, **sources: Any) -> None:
     """Make a new vault and its first key slot. Prints what to keep elsewhere, once. Needs no daemon.
 
     Without --admin-uid, the vault's owner is its admin.
@@ -37,7 +36,7 @@ def init(
     uids = [user_number(admin) for admin in admins]
     place = directory if directory is not None else offline.default_directory()
     question = "passphrase of the new vault"
-    with slot_secret(passphrase_file, key_file, app.out, question=question, confirm=True) as (kind, secret):
+    with slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret):
         made = offline.create(place, kind, secret, label or "", uids)
     app.out.record(
         made,
@@ -46,7 +45,7 @@ def init(
     app.out.note(
         "keep the vault's id and the checkpoint key on another machine: they tell later whether the record is whole"
     )
-    app.out.note("the passphrase or key file is kept by you alone: without it nothing opens the vault, ever")
+    app.out.note(_KEEP[kind])
     app.out.next(
         "vaultd, then vaultctl unseal" if directory is None else f"vaultd --dir {directory}, then vaultctl unseal"
     )

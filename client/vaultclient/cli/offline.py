@@ -138,11 +138,11 @@ def _hex(text: str) -> bytes:
 @click.option("--dir", "directory", metavar="DIR", help=DIRECTORY_HELP)
 @click.option("--ask", is_flag=True, help="Ask for the passphrase, to check every seal as well.")
 @slot_options
-def check(app: App, directory: str | None, ask: bool, passphrase_file: str | None, key_file: str | None) -> None:
+def check(app: App, directory: str | None, ask: bool, **sources: Any) -> None:
     """Check every file of a vault that no daemon has open: its structure and, with a slot's secret, every seal."""
     place = directory if directory is not None else default_directory()
-    if ask or passphrase_file is not None or key_file is not None:
-        with slot_secret(passphrase_file, key_file, app.out) as (kind, secret), working(app.out, "opening every seal"):
+    if ask or any(given is not None for given in sources.values()):
+        with slot_secret(out=app.out, **sources) as (kind, secret), working(app.out, "opening every seal"):
             found = _vault().check(place, kind=kind, secret=secret)
     else:
         with working(app.out, "checking every file"):

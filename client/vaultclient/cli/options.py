@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Whole",
     "complete_tenant",
-    "credential_options",
     "group_number",
     "secret_argument",
     "slot_options",
@@ -60,7 +59,15 @@ class Whole(click.ParamType[int]):
 
 
 def slot_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a key slot's secret comes from; without either, a prompt."""
+    """Where a key slot's secret comes from, as `inputs.slot_secret` takes it; without any of them, a prompt."""
+    function = click.option(
+        "--credential-file", metavar="F", help="A file with a systemd credential's content: 32 to 4096 bytes."
+    )(function)
+    function = click.option(
+        "--credential",
+        metavar="NAME",
+        help="The systemd credential NAME, as a unit gets it: $CREDENTIALS_DIRECTORY/NAME.",
+    )(function)
     function = click.option(
         "--key-file", metavar="F", help="The slot's key file: 32 to 4096 bytes, all of which count."
     )(function)
@@ -68,18 +75,6 @@ def slot_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--passphrase-file",
         metavar="F",
         help="A file with the slot's passphrase (one trailing newline not counted); - is standard input.",
-    )(function)
-
-
-def credential_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A systemd credential as the slot's secret, beside `slot_options`."""
-    function = click.option(
-        "--credential-file", metavar="F", help="A file with a systemd credential's content: 32 to 4096 bytes."
-    )(function)
-    return click.option(
-        "--credential",
-        metavar="NAME",
-        help="The systemd credential NAME, as a unit gets it: $CREDENTIALS_DIRECTORY/NAME.",
     )(function)
 
 

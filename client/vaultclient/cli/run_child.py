@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vaultclient._address import encode_token
@@ -19,7 +20,9 @@ from vaultclient.cli.app import App
 from vaultclient.cli.children import exec_failure, to_default_signals
 from vaultclient.cli.failures import CliError, describe
 from vaultclient.cli.kernel import die_with_parent, set_dumpable
+from vaultclient.cli.progress import working
 from vaultclient.cli.terminal import Terminal
+from vaultclient.errors import VaultError
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from vaultclient.cli.run_redact import Redaction
 
 __all__ = ["become", "receive"]
+
+_AWAY: Final = frozenset({"unavailable", "sealed"})
+_RETRY: Final = 0.25
 
 _FIRST_FD: Final = 10
 """Descriptors of secrets start here: scripts use 3 to 9 for their own."""
@@ -110,7 +116,7 @@ def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) 
         given = {"service": plan.service, "purpose": plan.purpose, "ttl": plan.ttl}
         keys.update({name: what for name, what in given.items() if what is not None})
         # Confined: the run is this process's alone, and this process's session gets nothing beside it.
-        opened = app.call("run.open", keys, run=plan.token).keys
+        opened = _open(app, keys, plan)
         token = opened["token"]
         _tell(link, {"run": opened["run"], "token": encode_token(token)})
         # Without this a revocation between our lease and the monitor's subscription would reach nobody.
@@ -132,6 +138,20 @@ def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) 
         _tell(link, {"leases": leases})
     variables["VAULTD_RUN_FD"] = str(_inherited(sealed_memfd("vaultd-run", encode_token(token).encode("ascii"))))
     return variables
+
+
+def _open(app: App, keys: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Open the run; where the plan says so, wait for a daemon that is away or sealed, as after a restart."""
+    end = time.monotonic() + plan.wait
+    with working(app.out, "waiting for vaultd") if plan.wait else contextlib.nullcontext():
+        while True:
+            try:
+                return app.call("run.open", keys, run=plan.token).keys
+            except VaultError as error:
+                left = end - time.monotonic()
+                if error.code not in _AWAY or left <= 0:
+                    raise
+            time.sleep(min(_RETRY, left))
 
 
 def _place(placed: Placed, value: bytearray) -> str | bytes:

@@ -13,7 +13,7 @@ from vaultclient.cli.failures import CliError, Stopped
 from vaultclient.cli.group import Verb, verb
 from vaultclient.cli.options import complete_tenant
 from vaultclient.cli.output import counted
-from vaultclient.cli.run_plan import Plan, environment, placements
+from vaultclient.cli.run_plan import MOST_NAMED, Plan, environment, placements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +65,11 @@ class _RunVerb(Verb):
     multiple=True,
     help="Let the command lease these by itself, within the grant. Repeatable.",
 )
+@click.option(
+    "--wait",
+    metavar="SPAN",
+    help="Wait so long for a vaultd that is away or sealed when this begins; not at all when left out.",
+)
 @click.option("--pass", "passed", metavar="VAR", multiple=True, help="Pass a variable of the caller's on. Repeatable.")
 @click.option(
     "--redact",
@@ -83,13 +88,15 @@ def run(
     allow: tuple[str, ...],
     passed: tuple[str, ...],
     redact: bool,
+    wait: str | None,
     command: tuple[str, ...],
 ) -> None:
     """Run CMD with a tenant's secrets, in a run that lives and dies with it.
 
     CMD gets a clean environment (PATH HOME USER LOGNAME SHELL LANG LC_* TERM TZ TMPDIR, and what --pass names), the
-    secrets named, and the run's token (VAULTD_RUN_FD). Its leases are renewed while it runs. When the run or a lease of
-    it is revoked, CMD's session gets SIGTERM and, 5 seconds later, SIGKILL.
+    secrets named, and the run's token (VAULTD_RUN_FD). Its leases are renewed while it runs, over restarts of vaultd
+    of up to a minute. When the run or a lease of it is revoked, CMD's session gets SIGTERM and, 5 seconds later,
+    SIGKILL.
 
     Ends with CMD's status; 125 when vaultctl failed before CMD started, 126 or 127 when CMD could not be executed or
     found, 143 when the run was ended.
@@ -97,11 +104,16 @@ def run(
     try:
         variables, placed = _checked(app, by_env, by_fd, passed, command)
         seconds = duration(ttl, "TTL") if ttl is not None else None
+        patience = duration(wait, "time to wait") if wait is not None else 0
     except CliError as error:
         error.status = error.status or FAILED
         raise
     socket = variables["VAULTD_SOCKET"]
-    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token, redact)
+    token = app.token
+    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, token, redact, patience)
+    if (named := len(plan.scope())) > MOST_NAMED:
+        words = f"{named} secrets are more than the {MOST_NAMED} of one run"
+        raise CliError("invalid", words, "--allow takes patterns", status=FAILED)
     from vaultclient.cli.run_front import carry_out
 
     status, left = carry_out(plan)

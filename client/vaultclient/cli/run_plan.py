@@ -11,10 +11,13 @@ from vaultclient.cli.failures import CliError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Placed", "Plan", "environment", "placements"]
+__all__ = ["MOST_NAMED", "Placed", "Plan", "environment", "placements"]
 
 KEPT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TZ", "TMPDIR")
 """What a child's environment has of the caller's, with every LC_*; all else must be named by --pass."""
+
+MOST_NAMED: Final = 64
+"""Texts in the scope of one run, as the protocol has it."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -28,7 +31,7 @@ class Placed(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One `vaultctl run`."""
+    """One `vaultctl run`; `wait`: seconds to wait at the start for a daemon that is away or sealed."""
 
     tenant: str
     service: str | None
@@ -41,6 +44,7 @@ class Plan(NamedTuple):
     socket: str
     token: bytes | None
     redact: bool = False
+    wait: int = 0
 
     def scope(self) -> list[str]:
         """What the run is opened for: the secrets named, and the patterns of --allow, each once."""

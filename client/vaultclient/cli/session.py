@@ -9,7 +9,7 @@ import click
 from vaultclient.cli.durations import duration, shown_duration
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import slot_secret
-from vaultclient.cli.options import credential_options, slot_options
+from vaultclient.cli.options import slot_options
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -62,7 +62,6 @@ def status(app: App) -> None:
 @click.argument("tenant", metavar="[TENANT]", required=False)
 @click.option("--ttl", metavar="SPAN", help="How long the admin ticket lasts; 15m when left out.")
 @slot_options
-@credential_options
 def unseal(app: App, tenant: str | None, ttl: str | None, **sources: Any) -> None:
     """Load the vault's keys, or lift the seal of one TENANT. Makes the caller's shell admin, as login does."""
     keys: dict[str, Any] = {} if tenant is None else {"tenant": tenant}
@@ -97,9 +96,7 @@ def seal(app: App, tenant: str | None) -> None:
 @click.option("--ttl", metavar="SPAN", help="How long the ticket lasts; 15m when left out.")
 @slot_options
 @click.argument("command", metavar="[-- CMD...]", nargs=-1, type=click.UNPROCESSED)
-def login(
-    app: App, ttl: str | None, passphrase_file: str | None, key_file: str | None, command: tuple[str, ...]
-) -> None:
+def login(app: App, ttl: str | None, command: tuple[str, ...], **sources: Any) -> None:
     """Become admin: for the process that called vaultctl (usually a shell), or for CMD alone.
 
     The ticket stays in the daemon and ends with that process. With CMD, vaultctl stays its parent and ends with its
@@ -112,7 +109,7 @@ def login(
         from vaultclient.cli.children import must_be_found
 
         must_be_found(command[0])
-    with slot_secret(passphrase_file, key_file, app.out) as (kind, secret):
+    with slot_secret(out=app.out, **sources) as (kind, secret):
         reply = app.call("login", {"kind": kind, **keys}, tail=secret).keys
     if command:
         from vaultclient.cli.children import run_below

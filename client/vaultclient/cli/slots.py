@@ -10,7 +10,7 @@ from vaultclient.cli.durations import shown_instant
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.inputs import slot_secret, wipe
-from vaultclient.cli.options import Whole, credential_options, slot_options
+from vaultclient.cli.options import Whole, slot_options
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -21,7 +21,6 @@ __all__ = ["COMMANDS"]
 @verb("add")
 @click.option("--label", metavar="WORDS", help="What the slot is for, such as a person's name; at most 64 bytes.")
 @slot_options
-@credential_options
 def add(app: App, label: str | None, **sources: Any) -> None:
     """Add a key slot: a further passphrase, key file or systemd credential that opens the vault."""
     keys: dict[str, Any] = {} if label is None else {"label": label}
@@ -56,7 +55,6 @@ def list_slots(app: App) -> None:
     help="A file with the new passphrase (one trailing newline not counted); - is standard input.",
 )
 @slot_options
-@credential_options
 def passwd(app: App, slot: int, new_passphrase_file: str | None, **sources: Any) -> None:
     """Change a slot's passphrase, against the secret of any slot that there is; its number and label stay.
 

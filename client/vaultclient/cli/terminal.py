@@ -56,6 +56,42 @@ def _set(terminal: int, attributes: list[Any]) -> bool:
             return True
 
 
+class _Turn:
+    """Whose turn it is at the person's terminal, of several `vaultctl run` in one job.
+
+    One at a time reads its keys, and that one alone finds the terminal as it was, to save that and put it back. A turn
+    ends with its process.
+    """
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+        # Opened anew: an inherited descriptor would share its lock with the others. /dev/tty is one file for everybody.
+        with contextlib.suppress(OSError):
+            if os.fstat(0).st_rdev != _DEV_TTY:
+                self._lock = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def take(self) -> bool:
+        """Whether it is ours now; always, where there is nothing to lock."""
+        if self._lock is None:
+            return True
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        """Let another one have it."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """In a forked process that has no part in it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
 class Terminal:
     """The person's terminal, and the pair of ends of the child's.
 
@@ -65,10 +101,13 @@ class Terminal:
 
     def __init__(self, person: int) -> None:
         self._person = person
-        self._saved = termios.tcgetattr(person)
+        self._turn = _Turn()
+        self._saved: list[Any] = []
         self.near, self.far = os.openpty()
         os.set_blocking(self.near, False)
-        termios.tcsetattr(self.far, termios.TCSANOW, self._saved)
+        if self._turn.take():  # else it is raw, for another's child: then ours gets what the kernel gives a new one
+            termios.tcsetattr(self.far, termios.TCSANOW, termios.tcgetattr(person))
+            self._turn.leave()
         self.resize()
         self._typed = b""
         self._attached = False
@@ -95,6 +134,7 @@ class Terminal:
     def hand_over(self) -> None:
         """In the child's session's leader: make the far end this session's terminal, and keep that end only."""
         os.close(self.near)
+        self._turn.close()
         fcntl.ioctl(self.far, termios.TIOCSCTTY, 0)
 
     @property
@@ -103,11 +143,15 @@ class Terminal:
         return self._attached
 
     def attach(self) -> None:
-        """In the foreground, let every key go to the child's terminal, whose line discipline does what ours did."""
-        if not self._attached and _in_foreground(self._person):
-            raw = termios.tcgetattr(self._person)
+        """In the foreground, when no other run has them, let every key go to the child's terminal, whose line
+        discipline does what ours did.
+        """
+        if not self._attached and _in_foreground(self._person) and self._turn.take():
+            self._saved, raw = termios.tcgetattr(self._person), termios.tcgetattr(self._person)
             _make_raw(raw)
             self._attached = _set(self._person, raw)
+            if not self._attached:
+                self._turn.leave()
             self.resize()
 
     def restore(self) -> None:
@@ -115,6 +159,7 @@ class Terminal:
         if self._attached:
             self._attached = False
             _set(self._person, self._saved)
+            self._turn.leave()  # not before: whoever is next saves the terminal as it finds it
 
     def resize(self) -> None:
         """Give the child's terminal the size of ours; the kernel tells its foreground processes."""

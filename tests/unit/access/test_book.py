@@ -8,16 +8,19 @@ from dataclasses import replace
 import pytest
 
 from tests.support.access_world import ACME, GLOBEX, World
-from vaultd.access.book import Book
+from vaultclient.cli.run_plan import MOST_NAMED
+from vaultd.access.book import MOST_GRANTS_USED, Book
 from vaultd.access.denials import DENIED_HINT, DENIED_MESSAGE
 from vaultd.access.facts import Process, same_process
 from vaultd.access.ids import new_id
 from vaultd.access.instants import SECOND
+from vaultd.access.kept import kept_run
 from vaultd.access.leases import Leased
 from vaultd.access.quotas import Limits, Tally
 from vaultd.access.run import Run, hash_token
 from vaultd.access.scope import Scope
 from vaultd.errors import ConfigError, Denied, Internal, Invalid, QuotaExceeded
+from vaultd.vault.codec import MAX_MAP, pack
 
 
 def refused(error: pytest.ExceptionInfo[Denied]) -> bool:
@@ -340,6 +343,23 @@ def test_live_leases_of_a_uid_and_a_tenant_are_capped() -> None:
     world.lease(mine, "a")
     assert world.book.next_deadline() == 0
     assert world.book.expire(world.now).leases == [first]
+
+
+def test_grants_used_by_a_run_are_capped_and_what_is_kept_fits(world: World) -> None:
+    """With everything at its most a kept run fits into a record; one grant more is refused, a known one is not."""
+    patterns = [f"{n:02d}/" + "/".join(["x" * 63] * 3) + "/" + "y" * 58 for n in range(MOST_NAMED)]
+    assert {len(pattern) for pattern in patterns} == {253}
+    run = world.open(*patterns, "a*", purpose="p" * 64).run
+    for n in range(MOST_GRANTS_USED + 1):
+        world.grant(f"a{n}", id=new_id("grant_", random.Random(n).randbytes))
+    first = world.lease(run, "a0")
+    run.uses.update({new_id("grant_", random.Random(n).randbytes): 2**40 for n in range(MOST_GRANTS_USED)})
+    assert first.grant in run.uses
+    with pytest.raises(QuotaExceeded, match="512 grants"):
+        world.lease(run, f"a{MOST_GRANTS_USED}")
+    world.lease(run, "a1")
+    held = [(bytes([n]) * 16, 2**31) for n in range(200)]
+    assert len(pack(kept_run(run, "b" * 36, held))) < MAX_MAP
 
 
 def test_live_runs_of_a_tenant_are_capped() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,8 @@ def test_a_command_that_cannot_be_executed_is_126(ctl: Any, vault: Any, tmp_path
         ["--env", "A=a", "--fd", "A=b", "--", "true"],
         ["--env", "VAULTD_RUN=a", "--", "true"],
         ["--pass", "NOT_SET_ANYWHERE", "--", "true"],
+        ["--wait", "soon", "--", "true"],
+        [*(word for n in range(65) for word in ("--allow", f"a{n}")), "--", "true"],
     ],
 )
 def test_a_wrong_line_is_125_and_nothing_was_asked(ctl: Any, vault: Any, line: list[str]) -> None:
@@ -191,6 +194,13 @@ def test_a_value_that_no_variable_can_hold_is_refused(ctl: Any, secret: str, wor
 def test_a_large_value_comes_by_memory_file(ctl: Any) -> None:
     """200,000 bytes through the daemon's descriptor into one of the command's own."""
     assert ctl.process(*RUN, "--fd", "V=big", "--", "sh", "-c", 'wc -c < "$V"').out.strip() == b"200000"
+
+
+def below(pid: int) -> list[int]:
+    """The descendants of a process, by /proc."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = [int(word) for word in file.read().split()]
+    return [one for child in children for one in (child, *below(child))]
 
 
 def started(ctl: Any, code: str, *options: str) -> tuple[Any, list[int]]:
@@ -315,6 +325,34 @@ def test_a_daemon_that_restarts_is_waited_for(ctl: Any, vault: Any, server: Any,
     assert process.poll() is None
     vault.revoke(lease["lease"])
     assert process.wait(timeout=10) == 143
+
+
+def test_a_daemon_that_is_away_at_the_start(ctl: Any, vault: Any, server: Any) -> None:
+    """Without --wait that is said at once; with it the command starts when the daemon is there and unsealed."""
+    server.stop()
+    vault.state = "sealed"
+    done = ctl.process("--json", *RUN, "--env", "KEY=openai/prod", "--", "true")
+    assert (done.status, json.loads(done.err)["error"]["code"]) == (125, "unavailable")
+    waiting = ctl.start(*RUN, "--wait", "60s", "--env", "KEY=openai/prod", "--", "echo", "started")
+    server.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.6)  # sealed is still away
+    vault.state = "unsealed"
+    assert (waiting.communicate(timeout=20)[0], waiting.returncode) == (b"started\n", 0)
+    vault.state = "sealed"
+    done = ctl.process("--json", *RUN, "--wait", "1s", "--env", "KEY=openai/prod", "--", "true")
+    assert (done.status, json.loads(done.err)["error"]["code"]) == (125, "sealed")
+
+
+def test_an_interrupt_ends_the_wait(ctl: Any, server: Any, tmp_path: Path, until: Until) -> None:
+    """^C while it waits ends it, and the command never starts."""
+    server.stop()
+    started = tmp_path / "started"
+    waiting = ctl.start(*RUN, "--allow", "*", "--wait", "60s", "--", "touch", str(started))
+    until("two processes below", lambda: len(below(waiting.pid)) == 2)
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(timeout=10) == 130
+    assert not started.exists()
 
 
 def test_a_daemon_that_restarts_before_the_first_look_is_another_one(

@@ -340,6 +340,31 @@ def test_a_job_in_the_background_leaves_the_terminal_alone_until_it_is_in_front(
     at.end()
 
 
+def test_two_runs_in_one_job_share_the_terminal(screen: Any, tmp_path: Path) -> None:
+    """One has the keys, then the other, whose own terminal is a usual one; in the end the person's is as it was."""
+    both = (
+        "import os, subprocess, sys, time\n"
+        "def run(script): return subprocess.Popen([*sys.argv[1:-1], script])\n"
+        "first = run(f'echo first ready; read it; touch {sys.argv[-1]}; read it; echo first has $it')\n"
+        "while not os.path.exists(sys.argv[-1]): time.sleep(0.01)\n"
+        "second = run('stty -a | grep -ow -- .*icanon; echo second ready; read it; echo second has $it')\n"
+        "first.wait(); print('first is over', flush=True); second.wait(); print('both are over')\n"
+    )
+    at = screen("run", "--tenant", "acme", "--", "sh", "-c", str(tmp_path / "there"), shell=both)
+    at.expect("first ready")
+    at.type("\r")
+    at.expect("icanon")
+    at.expect("second ready")
+    assert "-icanon" not in at.shown
+    at.type("one\r")
+    at.expect("first is over")
+    at.type("two\r")
+    assert at.end() == 0
+    assert "first has one" in at.shown
+    assert "second has two" in at.shown
+    assert termios.tcgetattr(at.near)[3] & termios.ICANON  # each gave it back as it had found it
+
+
 def test_output_that_leads_elsewhere_stays_apart_from_the_terminal(screen: Any) -> None:
     """`vaultctl run ... | program`: the pipe gets standard output alone, the screen everything else."""
     reader, writer = os.pipe()

@@ -10,6 +10,7 @@ import pytest
 
 from vaultd.store import DirectoryStore, MemoryStore, NotedStore, Store
 from vaultd.store.disk import Disk
+from vaultd.store.interface import TEMPORARY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ class World(Protocol):
     def overwrite(self, path: str, data: bytes) -> None: ...
     def swap(self, path: str, data: bytes) -> None: ...
     def drop(self, path: str) -> None: ...
+    def put_aside(self, path: str, data: bytes) -> None: ...
 
 
 class OnDisk:
@@ -44,6 +46,10 @@ class OnDisk:
         target = self.path / path
         shutil.rmtree(target) if target.is_dir() else os.unlink(target)
 
+    def put_aside(self, path: str, data: bytes) -> None:
+        target = self.path / path
+        (target.parent / (TEMPORARY + target.name)).write_bytes(data)
+
 
 class Noted(OnDisk):
     def open(self) -> Store:
@@ -65,6 +71,10 @@ class InMemory:
 
     def drop(self, path: str) -> None:
         self.disk.put(path, None)
+
+    def put_aside(self, path: str, data: bytes) -> None:
+        folder, slash, name = path.rpartition("/")
+        self.disk.put(folder + slash + TEMPORARY + name, data)
 
 
 @pytest.fixture(params=["directory", "noted", "memory"])

@@ -99,6 +99,26 @@ def test_mkdir_refuses_a_taken_name(store: Store) -> None:
     store.mkdir("audit", exist_ok=True)
 
 
+def test_tidy_takes_what_was_on_its_way(world: World) -> None:
+    """A file that an earlier holder left on the way to its name goes, in the one directory asked; others stay."""
+    with world.open() as store:
+        store.mkdir("system")
+        for path in ("keyring", "system/log.1"):
+            store.create(path, b"kept")
+    world.put_aside("keyring", b"half")
+    world.put_aside("system/log.2", b"")
+    with world.open() as store:
+        assert store.list() == ["keyring", "system"]
+        assert [store.tidy(), store.tidy()] == [1, 0]
+        store.create("system/log.2", b"whole")  # what was aside does not stand in the way
+        world.put_aside("system/log.3", b"half")
+        assert [store.tidy("system"), store.tidy("system")] == [1, 0]
+        assert store.list("system") == ["log.1", "log.2"]
+        assert store.read("keyring", 9) == store.read("system/log.1", 9) == b"kept"
+        with pytest.raises(NotFound):
+            store.tidy("absent")
+
+
 def test_remove_tree_takes_everything(store: Store) -> None:
     """A tree goes with all that is in it, and its neighbours stay."""
     store.mkdir("tenants")

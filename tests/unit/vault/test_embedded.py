@@ -26,6 +26,7 @@ from vaultd.errors import (
     WrongSecret,
 )
 from vaultd.vault.embedded import Vault
+from vaultd.vault.given import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,36 @@ def test_a_key_file_opens_it(tmp_path: Path) -> None:
     with pytest.raises(Invalid):
         Vault.open(tmp_path / "vault", passphrase=lambda: 7)  # type: ignore[arg-type, return-value]
     Vault.open(tmp_path / "vault", key_file=key).close()
+
+
+def test_a_credential_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential of this process's unit works by its name, as a kind of its own; else an error."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "vault").write_bytes(bytes(range(64)))
+    (folder / "short").write_bytes(bytes(31))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    report = Vault.create(tmp_path / "vault", credential="vault")
+    with Vault.open(tmp_path / "vault", credential="vault") as vault:
+        assert vault.id == report.vault_id.hex()
+    with pytest.raises(WrongSecret):
+        Vault.open(tmp_path / "vault", key_file=folder / "vault")
+    for name in ("", "..", "a/b", "../credentials/vault", "a\0b"):
+        with pytest.raises(Invalid, match="name"):
+            Vault.open(tmp_path / "vault", credential=name)
+    for name, words in (("absent", "no such file"), ("short", "32 to 4096")):
+        with pytest.raises(ConfigError, match=words):
+            Vault.open(tmp_path / "vault", credential=name)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(ConfigError, match="handed none over"):
+        Vault.open(tmp_path / "vault", credential="vault")
+    with pytest.raises(Invalid, match="exactly one"):
+        Vault.open(tmp_path / "vault", credential="vault", passphrase="x")
+
+
+def test_what_names_the_secret_does_not_show_it() -> None:
+    """The text form of what was given has no passphrase in it."""
+    assert WORDS not in repr(Source(passphrase=WORDS))
 
 
 def test_the_whole_life_of_a_secret(path: Path) -> None:

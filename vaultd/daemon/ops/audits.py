@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.instants import SECOND
 from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.reader import Filter, export_header
-from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
-from vaultd.daemon.ops.table import Done, Refused, operation, stopping
+from vaultd.daemon.ops.later import answering, begin_task
+from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.readers import Place
-from vaultd.errors import Internal, Invalid, VaultdError
+from vaultd.errors import Invalid
 from vaultd.protocol.operations import MAX_TAIL
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
     from vaultd.daemon.readers import Reading
-
-_log = logging.getLogger(__name__)
 
 _REST: Final = 0.02
 """Seconds that a follower lets pass before it looks again when what became durable was not for it."""
@@ -129,9 +126,7 @@ def _read(call: Call, uid: bytes, wanted: Filter, *, header: bool = False) -> De
         reading.done()
         raise
     deferred = Deferred()
-    task = call.engine.loop.create_task(_answer(call, reading, uid, wanted, deferred, header=header))
-    call.engine.tasks.add(task)
-    task.add_done_callback(call.engine.tasks.discard)
+    begin_task(call, _answer(call, reading, uid, wanted, deferred, header=header))
     return deferred
 
 
@@ -139,33 +134,25 @@ async def _answer(
     call: Call, reading: Reading, uid: bytes, wanted: Filter, deferred: Deferred, *, header: bool
 ) -> None:
     try:
-        after = _after(call)
-        until = call.engine.loop.time() + call.keys.get("wait", 0)
-        await _landed(call, None)
-        while True:
-            async with reading:
-                call.engine.unsealed()
-                place = await _start(call, reading, uid, after)
-                page = _Page(call, reading, uid, wanted, call.keys.get("limit", 1_000), place, after)
-                if header and not after:
-                    page.lines += export_header(call.barrier.ledger.vault_id, uid)
-                await page.read()
-            left = until - call.engine.loop.time()
-            if page.count or page.more or left <= 0 or call.connection.closed:
-                break
-            after = page.next
-            await _landed(call, left)
-            await asyncio.sleep(min(_REST, max(0, until - call.engine.loop.time())))
-        deferred.settle(page.done())
-    except VaultdError as error:
-        call.failed(error)
-        deferred.settle(Refused(error))
-    except asyncio.CancelledError:
-        deferred.settle(stopping())
-        raise
-    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
-        _log.error("a bug in %s: %s", call.op, describe_error(error))
-        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+        with answering(call, deferred):
+            after = _after(call)
+            until = call.engine.loop.time() + call.keys.get("wait", 0)
+            await _landed(call, None)
+            while True:
+                async with reading:
+                    call.engine.unsealed()
+                    place = await _start(call, reading, uid, after)
+                    page = _Page(call, reading, uid, wanted, call.keys.get("limit", 1_000), place, after)
+                    if header and not after:
+                        page.lines += export_header(call.barrier.ledger.vault_id, uid)
+                    await page.read()
+                left = until - call.engine.loop.time()
+                if page.count or page.more or left <= 0 or call.connection.closed:
+                    break
+                after = page.next
+                await _landed(call, left)
+                await asyncio.sleep(min(_REST, max(0, until - call.engine.loop.time())))
+            deferred.settle(page.done())
     finally:
         reading.done()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.denials import denied
@@ -13,12 +12,12 @@ from vaultd.access.tickets import DEFAULT_TICKET_TTL, LONGEST_TICKET_TTL
 from vaultd.audit.body import Event
 from vaultd.crypto.memory import SecretBytes
 from vaultd.crypto.slots import SlotKind
-from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
 from vaultd.daemon.namespaces import parent_inside
+from vaultd.daemon.ops.later import answering
 from vaultd.daemon.ops.rotation import begun, drive, root_receipt
-from vaultd.daemon.ops.table import Done, Refused, Stopped, operation, stopping
-from vaultd.errors import Busy, Denied, Internal, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
+from vaultd.daemon.ops.table import Done, Stopped, operation, stopping
+from vaultd.errors import Busy, Denied, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
 from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
@@ -164,18 +163,8 @@ def _prove(
         engine.vaults.when_landed(lambda: answer(future))
 
     def answer(future: Future[tuple[Slot, Key]]) -> None:
-        try:
+        with answering(call, deferred):
             deferred.settle(_settled(call, future, proven))
-        except CancelledError:
-            deferred.settle(stopping())
-        except VaultdError as error:
-            call.failed(error)
-            deferred.settle(Refused(error))
-        except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
-            _log.error("a bug in %s: %s", call.op, describe_error(error))
-            deferred.settle(
-                Refused(Internal("an unexpected error in the daemon", "its log says where; please report it"))
-            )
 
     def give_up() -> None:
         timer.cancel()
@@ -343,15 +332,10 @@ def slot_add(call: Call) -> Pending | Deferred:
     def finished(done: Future[Slot]) -> None:
         engine.derivations -= 1
         secret.wipe()
-        try:
+        with answering(call, deferred):
             slot = done.result()
             call.staged(engine.unsealed().add_slot(slot, actor=call.actor))
             deferred.settle(Done({"slot": slot.id}))
-        except CancelledError:
-            deferred.settle(stopping())
-        except VaultdError as error:
-            call.failed(error)
-            deferred.settle(Refused(error))
 
     future.add_done_callback(lambda done: engine.loop.call_soon_threadsafe(finished, done))
     return deferred

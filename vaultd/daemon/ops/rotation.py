@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.denials import denied
-from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
-from vaultd.daemon.ops.table import Done, Refused, operation, stopping
+from vaultd.daemon.ops.later import answering, begin_task
+from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import value_of
-from vaultd.errors import Internal, NotFound, VaultdError
+from vaultd.errors import NotFound
 from vaultd.names import secret_name, tenant_name
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
     from vaultd.vault.rotation import Rotated, Slices
-
-_log = logging.getLogger(__name__)
 
 
 def begun(slices: Slices) -> Slices:
@@ -33,14 +31,12 @@ def begun(slices: Slices) -> Slices:
 def drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending]) -> Deferred:
     """Run a rotation that has begun slice by slice, others served in between; then answer with `done`."""
     deferred = Deferred()
-    task = call.engine.loop.create_task(_drive(call, slices, done, deferred))
-    call.engine.tasks.add(task)
-    task.add_done_callback(call.engine.tasks.discard)
+    begin_task(call, _drive(call, slices, done, deferred))
     return deferred
 
 
 async def _drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending], deferred: Deferred) -> None:
-    try:
+    with answering(call, deferred), closing(slices):
         while True:
             await asyncio.sleep(0)
             try:
@@ -50,16 +46,6 @@ async def _drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending],
                 break
         call.staged(rotated.receipt)
         deferred.settle(done(rotated))
-    except VaultdError as error:
-        call.failed(error)
-        deferred.settle(Refused(error))
-    except asyncio.CancelledError:
-        slices.close()
-        deferred.settle(stopping())
-        raise
-    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
-        _log.error("a bug in %s: %s", call.op, describe_error(error))
-        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
 
 
 def _receipt(rotated: Rotated) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.decide import listing
 from vaultd.access.denials import denied
-from vaultd.daemon.dispatch import describe as describe_error
 from vaultd.daemon.handling import Deferred
+from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.pages import page
-from vaultd.daemon.ops.table import Done, Refused, operation, stopping
+from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import Upload, value_of
-from vaultd.errors import Internal, Invalid, NotFound, QuotaExceeded, VaultdError
+from vaultd.errors import Invalid, NotFound, QuotaExceeded
 from vaultd.names import SecretName, secret_name
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from vaultd.daemon.readers import Reading
     from vaultd.vault.secrets import Stored
     from vaultd.vault.state import Secret, Version
-
-_log = logging.getLogger(__name__)
 
 _SECOND = 10**9
 
@@ -136,9 +132,7 @@ def _narrowed(
     """A long listing under many patterns is narrowed in slices, others served in between."""
     reading = call.engine.readers.ask(call.facts.uid)
     deferred = Deferred()
-    task = call.engine.loop.create_task(_narrow(call, reading, secrets, grants, told, deferred))
-    call.engine.tasks.add(task)
-    task.add_done_callback(call.engine.tasks.discard)
+    begin_task(call, _narrow(call, reading, secrets, grants, told, deferred))
     return deferred
 
 
@@ -151,22 +145,15 @@ async def _narrow(
     deferred: Deferred,
 ) -> None:
     try:
-        shown = []
-        async with reading:
-            for secret in secrets:
-                if any(grant.names(secret.name) for grant in grants):
-                    shown.append(secret)
-                if await reading.pause():
-                    call.engine.unsealed()  # it may have been sealed meanwhile
-        deferred.settle(told(shown))
-    except VaultdError as error:
-        deferred.settle(Refused(error))
-    except asyncio.CancelledError:
-        deferred.settle(stopping())
-        raise
-    except Exception as error:  # noqa: BLE001  a bug here must not leave the caller without an answer
-        _log.error("a bug in %s: %s", call.op, describe_error(error))
-        deferred.settle(Refused(Internal("an unexpected error in the daemon", "its log says where; please report it")))
+        with answering(call, deferred):
+            shown = []
+            async with reading:
+                for secret in secrets:
+                    if any(grant.names(secret.name) for grant in grants):
+                        shown.append(secret)
+                    if await reading.pause():
+                        call.engine.unsealed()  # it may have been sealed meanwhile
+            deferred.settle(told(shown))
     finally:
         reading.done()
 
