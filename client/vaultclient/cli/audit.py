@@ -14,6 +14,7 @@ from vaultclient.cli.group import family, verb
 from vaultclient.cli.offline import verify
 from vaultclient.cli.options import tenant_argument
 from vaultclient.cli.output import counted
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from vaultclient.cli.app import App
 
 __all__ = ["COMMANDS"]
+
+_PROVING: Final = frozenset({"vault.unseal", "tenant.unseal", "unseal", "login"})
+_CHANGING: Final = frozenset({"slot.add", "slot.passwd", "slot.remove"})
 
 _WAIT: Final = 30
 """Seconds that one question of --follow stays open in the daemon."""
@@ -51,11 +55,26 @@ def _actor(record: dict[str, Any]) -> str:
     return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
 
 
+def _clear(record: dict[str, Any]) -> Iterator[str]:
+    """Of what the vault's own records say in the clear: which key slot was opened or changed, which files and keys."""
+    kind, actor, public = record.get("kind"), record.get("actor"), record.get("public")
+    if kind in _PROVING and isinstance(actor, dict) and actor.get("slot"):
+        yield f"by slot {actor['slot']}"
+    if not isinstance(public, dict):
+        return
+    if kind in _CHANGING and public.get("slot"):
+        yield f"slot {public['slot']}"
+    for key in ("files", "changed"):
+        if isinstance(public.get(key), list):
+            yield from map(str, public[key])
+
+
 def _what(record: dict[str, Any]) -> str:
     words = []
     if record.get("secret"):
         version = f" v{record['version']}" if record.get("version") else ""
         words.append(f"{record['secret']}{version}")
+    words += _clear(record)
     if record.get("count"):
         words.append(f"{record['count']} of them")
     words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
@@ -121,7 +140,7 @@ def export(app: App, tenant: str, out: str) -> None:
         return
     from vaultclient.cli.files import private_file
 
-    with private_file(out) as target:
+    with private_file(out) as target, working(app.out, f"exporting the trail of {tenant}"):
         for page in pages():
             target.write(page)
     app.out.done(
