@@ -86,6 +86,7 @@ class Book:
         claimable: bool = False,
         confined: bool = False,
         implicit: bool = False,
+        parent: Run | None = None,
     ) -> OpenedRun:
         """Open a run that `decide_open` allowed; arguments and errors as in `RunTable.open`."""
         self._sweep(now)
@@ -102,6 +103,7 @@ class Book:
             claimable=claimable,
             confined=confined,
             implicit=implicit,
+            parent=parent,
         )
 
     def find_run(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
@@ -113,9 +115,8 @@ class Book:
         return self.runs.claim(token, facts, now)
 
     def end_run(self, run: Run) -> Ended:
-        """End a run and its leases."""
-        leases = self.leases.end_run(run)
-        return Ended([run] if self.runs.end(run) else [], leases)
+        """End a run, the runs below it, and all their leases; deepest first."""
+        return self._end_runs([run])
 
     def close_run(self, run_id: str, uid: int, now: Now) -> Ended:
         """End the run with this id when `uid` opened it or runs in it; raises the constant `Denied`."""
@@ -131,11 +132,12 @@ class Book:
         return self._end_runs(self.runs.anchored(process))
 
     def _end_runs(self, runs: list[Run]) -> Ended:
-        leases: list[Lease] = []
+        ended = Ended([], [])
         for run in runs:
-            leases += self.leases.end_run(run)
-            self.runs.end(run)
-        return Ended(runs, leases)
+            for one in self.runs.end(run):
+                ended.leases.extend(self.leases.end_run(one))
+                ended.runs.append(one)
+        return ended
 
     # -- leases
 
@@ -143,7 +145,8 @@ class Book:
         """What `decide` holds a request against; None for a request outside a run."""
         if run is None:
             return Usage({}, 0, self.rates)
-        return Usage(run.uses, run.total, self.rates)
+        above = tuple((one.scope, one.total) for one in run.above.lineage()) if run.above is not None else ()
+        return Usage(run.root.uses, run.total, self.rates, above)
 
     def acquire(self, run: Run, request: Request, decision: Decision, leased: Leased, now: Now) -> Lease:
         """Enter the lease that `decision` allows, and charge the grant's uses and rate.

@@ -10,13 +10,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultd.access.facts import Process
-from vaultd.access.run import Run
+from vaultd.access.run import MOST_DEEP, Run
 from vaultd.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Confined", "kept_run", "restored_run"]
+__all__ = ["Confined", "kept_run", "parents_first", "restored_run"]
 
 _CONFINED: Final = "process_"
 
@@ -91,3 +91,17 @@ def restored_run(raw: Mapping[str, Any]) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         raise Invalid("a stored run is malformed", "") from error
     return run
+
+
+def parents_first(kept: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What is kept, by id, each run behind the one that it was opened in, when that is kept too."""
+
+    def above(one: Mapping[str, Any]) -> int:
+        count = 0
+        # No further than a tree is deep: what was read may say anything, a circle included.
+        while count <= MOST_DEEP and type(parent := one.get("parent")) is str and parent in kept:
+            one = kept[parent]
+            count += 1
+        return count
+
+    return sorted(kept.items(), key=lambda item: above(item[1]))

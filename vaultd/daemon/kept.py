@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultd.access.kept import Confined, kept_run, restored_run
+from vaultd.access.kept import Confined, kept_run, parents_first, restored_run
 from vaultd.audit.body import Actor, Event
 from vaultd.daemon.processes import boot_id, number_is_anothers, reidentify, sessions
 from vaultd.errors import Invalid
@@ -102,10 +102,11 @@ class KeptRuns:
         """A run was charged an acquisition: what is to be kept with the record of it."""
         if run.implicit:
             return ()
-        if (grant is None or grant.max_uses is None) and run.scope.max_uses is None:
-            self._counted[run.id] = run
+        lineage = tuple(run.lineage())  # all of them were charged
+        if (grant is None or grant.max_uses is None) and all(one.scope.max_uses is None for one in lineage):
+            self._counted.update((one.id, one) for one in lineage)
             return ()
-        return (run,)
+        return lineage
 
     def ended(self, run: Run) -> None:
         """A run has ended; its record drops it."""
@@ -141,7 +142,8 @@ class KeptRuns:
         runs = 0
         self._inhabited = None
         living = self._word.read()
-        for kept, raw in list(barrier.runs().items()):
+        ends: dict[str, tuple[bytes | None, str]] = {}  # of runs that are over: what ends with them shares the record
+        for kept, raw in parents_first(barrier.runs()):
             try:
                 if Confined.names(kept):
                     found = Confined.from_dict(raw)
@@ -157,6 +159,8 @@ class KeptRuns:
                 continue
             held, reason = self._identify(run.anchor)
             reason = reason or self._why_over(barrier, run, now)
+            if run.parent is not None:
+                reason = self._why_orphaned(run, run.parent, ends, now) or reason
             if run.id in stopped or (living is not None and run.id not in living):
                 reason = "ended-unrecorded"  # by a verb that stops harm: this is the record that was owed
             if held is not None and not reason:
@@ -172,7 +176,8 @@ class KeptRuns:
                 if self._confine(stays):
                     confined.append(stays.to_dict())
             trail = run.tenant if barrier.ledger.keyring.entry(run.tenant) is not None else None
-            over.setdefault((trail, reason), []).append(run.id)
+            ends[run.id] = trail, reason
+            over.setdefault(ends[run.id], []).append(run.id)
         ended = self._record_ends(barrier, over, confined)
         if runs or ended:
             _log.info("%d runs go on, %d have ended meanwhile", runs, ended)
@@ -206,6 +211,15 @@ class KeptRuns:
         if self._engine.services.get(run.service) is None:
             return "service-removed"
         return ""
+
+    def _why_orphaned(self, run: Run, parent_id: str, ends: Mapping[str, tuple[bytes | None, str]], now: Now) -> str:
+        """Why a child run is over with its parent, for whatever reason that is; empty when its parent goes on."""
+        if parent_id in ends:
+            return ends[parent_id][1]
+        parent = self._engine.book.runs.get(parent_id, now)
+        if parent is None:
+            return "parent-ended"  # on an earlier record, which did not come to its children
+        return "" if parent.allows_child(run.scope, run.expires) else "malformed"
 
     def _confine(self, found: Confined) -> bool:
         """Confine a process again, or whom it left in its session; False when nobody is left."""
