@@ -140,3 +140,70 @@ def test_the_middle_is_killed(acme: Daemon, start: Callable[..., Any]) -> None:
     assert record["extra"]["runs"] == [inner["run"], mid["run"]]
     wait_for("the innermost command is gone", lambda: not os.path.exists(f"/proc/{inner_pid}"))
     assert process.poll() is None
+
+
+def test_revoking_a_sub_agent_ends_it_alone(acme: Daemon, start: Callable[..., Any]) -> None:
+    """Revoked, a child run's command is ended as any run's, with 143; the command that started it goes on."""
+    script = f"{CTL} run --env KEY=openai/prod -- sh -c '{STAY}'; echo over $?; echo $KEY"
+    process = start(script, "--env", "KEY=db/main", "--allow", "**")
+    assert process.stdout.readline().strip().isdigit()
+    (child,) = [run for run in runs(acme).values() if run["parent"] is not None]
+    acme.admin.call("lease.revoke", {"of_run": child["run"]})
+    status, text = ended(process)
+    assert status == 0, text
+    assert text.startswith("over 143\npw\n")
+
+
+def test_within_a_run_only_its_own_tenant(acme: Daemon, start: Callable[..., Any]) -> None:
+    """Another tenant, there or not, another service, or more than the run may: 125 before the command starts."""
+    acme.tenant("globex", openai__prod=b"rk-1")
+    acme.grant("globex", "agents", "**")
+    tries = [
+        "--tenant globex --env K=openai/prod",
+        "--tenant nowhere --env K=openai/prod",
+        "--service other --env K=openai/prod",
+        "--env K=db/main",
+        "--allow '**'",
+        "--ttl 31d --env K=openai/prod",
+        "--uses 9 --env K=openai/prod",
+    ]
+    script = "; ".join(f"{CTL} run {line} -- echo started; echo $?" for line in tries)
+    status, text = ended(start(script, "--allow", "openai/*", "--uses", "3"))
+    assert status == 0
+    assert "started" not in text
+    assert text.split("\n").count("125") == len(tries)
+    assert "Traceback" not in text
+    assert len([line for line in text.splitlines() if "not allowed, or not there" in line]) == len(tries)
+
+
+def test_the_verbs_within_a_run(acme: Daemon, start: Callable[..., Any]) -> None:
+    """run-open opens a child run tied to the calling shell; runs shows the tree from there; run-close ends it."""
+    script = (
+        f"{CTL} run-open --allow openai/prod --ttl 5m --json > $TMPDIR/opened; {CTL} runs --json;"
+        f'RUN=$(sed \'s/.*"run": *"\\([^"]*\\)".*/\\1/\' $TMPDIR/opened); {CTL} run-close $RUN >&2; {CTL} runs --json'
+    )
+    status, text = ended(start(script, "--allow", "openai/*"))
+    assert status == 0, text
+    rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    top, child, last = rows
+    assert (child["parent"], top["parent"]) == (top["run"], None)
+    assert child["anchor"] == top["anchor"]
+    assert child["expires_in"] <= 300
+    assert last["run"] == top["run"]
+
+
+def test_a_tree_of_commands_outlives_the_daemon(acme: Daemon, start: Callable[..., Any]) -> None:
+    """Killed and started again, the daemon finds both runs, and both leases are taken anew."""
+    process = start(
+        f"{CTL} run --env KEY=openai/prod --uses 1 -- sh -c '{STAY}'", "--env", "KEY=db/main", "--allow", "**"
+    )
+    pid = int(process.stdout.readline())
+    before = runs(acme)
+    acme.stop(signal.SIGKILL)
+    acme.start()
+    acme.unseal()
+    assert runs(acme).keys() == before.keys()
+    wait_for("both leases", lambda: len(list(acme.admin.pages("lease.list", {"tenant": "acme"}))) == 2)
+    os.kill(pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    wait_for("no run is left", lambda: not runs(acme))

@@ -10,7 +10,9 @@ import os
 from typing import TYPE_CHECKING
 
 from vaultclient.cli.app import App
+from vaultclient.cli.failures import CliError
 from vaultclient.cli.run_child import ask
+from vaultclient.errors import VaultError
 
 if TYPE_CHECKING:
     from vaultclient.cli.run_plan import Plan
@@ -26,10 +28,13 @@ def open_within(plan: Plan, token: bytes) -> Plan:
         token: of the run that vaultctl was called in.
 
     Raises:
-        VaultError: it was refused.
+        CliError: it was refused, or there is no daemon.
     """
-    with App(plan.socket) as app:
-        opened = ask(app, plan, "run.open", plan.request(), run=token)
+    try:
+        with App(plan.socket) as app:
+            opened = ask(app, plan, "run.open", plan.request(), run=token)
+    except VaultError as error:
+        raise CliError(error.code, error.message, error.hint, status=125) from None
     descriptor = os.environ.get("VAULTD_RUN_FD")
     if descriptor:  # the token came from it, so it is a number: what it holds is not for the command
         os.set_inheritable(int(descriptor), False)
