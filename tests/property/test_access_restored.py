@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.access_world import ACME, GLOBEX, World
 from vaultd.access.book import Book
 from vaultd.access.facts import Process
-from vaultd.access.kept import Confined, kept_run, parents_first, restored_run
+from vaultd.access.kept import Confined, Used, kept_run, parents_first, restored_run
 from vaultd.access.quotas import Limits
 from vaultd.access.run import Run
 from vaultd.errors import Invalid, VaultdError
@@ -53,6 +53,11 @@ def restored(world: World) -> World:
         held = [(lease.secret_id, lease.version) for lease in world.book.leases.of_run(run, world.now)]
         kept[run.id] = unpack(pack(kept_run(run, BOOT, held)))
         assert restored_run(kept[run.id]).anew == Counter(held)
+        # What it has used may be all that was kept since it was opened.
+        early = restored_run({**kept[run.id], "uses": {}, "total": 0, "held": []})
+        Used.from_dict(unpack(pack(Used.kept(run, held)))).give_to(early)
+        assert early.to_dict() == restored_run(kept[run.id]).to_dict()
+        assert early.anew == Counter(held)
     mixed = dict(random.Random(len(kept)).sample(sorted(kept.items()), len(kept)))
     for _, raw in parents_first(mixed):
         run = restored_run(raw)
@@ -140,14 +145,15 @@ def _opens(world: World) -> bool:
 @given(raw=st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=8),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(
-        ["id", "process", "opener_uid", "anchor", "tenant", "scope", "uses", "patterns"]), inner, max_size=8),
+        ["id", "process", "opener_uid", "anchor", "tenant", "scope", "uses", "patterns", "run", "total",
+         "held"]), inner, max_size=8),
     max_leaves=20,
 ))  # fmt: skip
 def test_nonsense_is_refused_as_such(raw: Any) -> None:
     """Whatever is read instead of a run or a confinement: one error that says so, and nothing else."""
     if type(raw) is not dict:
         raw = {"id": "process_1", "process": raw, "opener_uid": 0}
-    for made in (Run.from_dict, restored_run, Confined.from_dict):
+    for made in (Run.from_dict, restored_run, Confined.from_dict, Used.from_dict):
         with contextlib.suppress(Invalid):
             made(raw)
 

@@ -98,9 +98,15 @@ class KeptWorld:
         return self.vault.barrier
 
     def record(
-        self, event: Event, uid: bytes | None = None, *, keep: Iterable[Run] = (), ended: Iterable[Run] = ()
+        self,
+        event: Event,
+        uid: bytes | None = None,
+        *,
+        keep: Iterable[Run] = (),
+        charged: Iterable[Run] = (),
+        ended: Iterable[Run] = (),
     ) -> Receipt:
-        receipt = self.kept.record(event, uid, keep, ended) if keep or ended else None
+        receipt = self.kept.record(event, uid, keep, ended, charged) if keep or ended or charged else None
         return receipt if receipt is not None else self.vault.barrier.ledger.stage(event, tenant=uid)
 
     def watch_anchor(self, run: Run, process: HeldProcess) -> None:
@@ -147,7 +153,7 @@ class KeptWorld:
         """Count an acquisition, and stage the record of it."""
         run.charge(grant.id)
         event = Event("lease.acquire", "ok", ADMIN, run=run.id)
-        self.record(event, self.acme, keep=self.kept.charged(run, grant))
+        self.record(event, self.acme, charged=self.kept.charged(run, grant))
 
     def close(self, *runs: Run) -> None:
         """End runs and those in them, and stage the record of it."""

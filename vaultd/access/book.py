@@ -145,7 +145,9 @@ class Book:
         """What `decide` holds a request against; None for a request outside a run."""
         if run is None:
             return Usage({}, 0, self.rates)
-        above = tuple((one.scope, one.total) for one in run.above.lineage()) if run.above is not None else ()
+        if run.above is None:
+            return Usage(run.uses, run.total, self.rates)
+        above = tuple((one.scope, one.total) for one in run.above.lineage())
         return Usage(run.root.uses, run.total, self.rates, above)
 
     def acquire(self, run: Run, request: Request, decision: Decision, leased: Leased, now: Now) -> Lease:

@@ -205,9 +205,11 @@ class Run:
 
     def charge(self, grant_id: str) -> None:
         """Count one acquisition: here, and in every run above, whose budgets it is drawn from."""
-        for run in self.lineage():
+        run: Run | None = self
+        while run is not None:
             run.uses[grant_id] = run.uses.get(grant_id, 0) + 1
             run.total += 1
+            run = run.above
 
     def take_anew(self, secret_id: bytes, version: int) -> None:
         """Use up one of what may be taken anew. Raises KeyError when there is none."""

@@ -369,12 +369,19 @@ class Engine:
     # -- records
 
     def record(
-        self, event: Event, uid: bytes | None = None, *, keep: Iterable[Run] = (), ended: Iterable[Run] = ()
+        self,
+        event: Event,
+        uid: bytes | None = None,
+        *,
+        keep: Iterable[Run] = (),
+        charged: Iterable[Run] = (),
+        ended: Iterable[Run] = (),
     ) -> Receipt:
         """Stage a record in a tenant's trail, or in the system's.
 
         Args:
             keep: runs that are kept over a restart with this record, anew or as they have become.
+            charged: runs of which what they have used is.
             ended: runs whose end this is the record of.
 
         Raises:
@@ -384,7 +391,7 @@ class Engine:
         ledger = self.vaults.ledger
         if ledger is None:
             raise Uninitialised("there is no vault yet", "make one: vaultctl init")
-        kept = self.kept.record(event, uid, keep, ended) if keep or ended else None
+        kept = self.kept.record(event, uid, keep, ended, charged) if keep or ended or charged else None
         return kept if kept is not None else ledger.stage(event, tenant=uid)
 
     def _record_quietly(self, event: Event, uid: bytes | None) -> None:

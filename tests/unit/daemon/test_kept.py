@@ -158,6 +158,35 @@ def test_a_halted_vault_keeps_nothing(world: KeptWorld) -> None:
     world.kept.keep_counts()  # says nothing: there is nothing left to do
 
 
+def test_a_use_is_kept_apart_from_the_run(world: KeptWorld) -> None:
+    """A bounded acquisition keeps what was used and not the run again, until that is kept or dropped itself."""
+    run = world.open()
+    size = world.vault.barrier.ledger.system_log.size
+    world.charge(run, world.grant(max_uses=9))
+    assert kept(world) == {run.id, f"uses_{run.id}"}
+    assert world.vault.barrier.runs()[run.id]["total"] == 0
+    assert world.vault.barrier.ledger.system_log.size - size < 300
+    world.record(Event("run.claim", "ok", ADMIN), world.acme, keep=[run])
+    assert kept(world) == {run.id}
+    assert world.vault.barrier.runs()[run.id]["total"] == 1
+    world.charge(run, world.grant(max_uses=9))
+    world.close(run)
+    assert not kept(world)
+
+
+@pytest.mark.parametrize("change", [{"uses": []}, {"total": None}, {"run": "run_other"}, {"held": 7}])
+def test_a_run_whose_uses_cannot_be_read_is_over(world: KeptWorld, change: dict[str, object]) -> None:
+    """Going on without them would give uses back; nor is anything of it left to stumble over."""
+    run = world.open()
+    world.charge(run, world.grant(max_uses=9))
+    spoilt = {**world.vault.barrier.runs()[f"uses_{run.id}"], **change}
+    world.vault.barrier.keep_runs(Event("lease.acquire", "ok", ADMIN), tenant=world.acme, keep=[spoilt])
+    after = world.after(world.vault.reopen())
+    assert {reason for reason, _ in after.ends()} == {"malformed"}
+    assert not kept(after)
+    assert after.restored.runs == 0
+
+
 class TestChildRuns:
     """Runs in runs over a restart."""
 

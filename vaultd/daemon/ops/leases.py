@@ -147,7 +147,7 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
         extra={"grant": lease.grant, "ttl": decision.ttl, **({"anew": True} if request.renewal else {})},
         secret_id=ref.secret_id,
     )
-    receipt = call.record(uid, event, keep=engine.kept.charged(run, decision.grant))
+    receipt = call.record(uid, event, charged=engine.kept.charged(run, decision.grant))
     keys: dict[str, Any] = {
         "lease": lease.id,
         "run": run.id,
