@@ -169,7 +169,8 @@ class Book:
         rate = None if request.renewal else grant.rate
         if rate is not None and self.rates.wait(grant.id, rate, now.boot):
             raise Internal("a lease was allowed at another instant than it is entered")
-        if not (request.renewal or run.implicit) and len(run.uses) >= MOST_GRANTS_USED and grant.id not in run.uses:
+        used = run.root.uses  # all that any run of the tree has used
+        if not (request.renewal or run.implicit) and len(used) >= MOST_GRANTS_USED and grant.id not in used:
             raise QuotaExceeded(
                 f"the run has used {MOST_GRANTS_USED} grants, as many as one may", "open another run, or merge grants"
             )
