@@ -155,7 +155,7 @@ class AsyncClient:
 
     def run(
         self,
-        tenant: str,
+        tenant: str | None = None,
         *,
         scope: Sequence[str],
         purpose: str | None = None,
@@ -163,9 +163,10 @@ class AsyncClient:
         service: str | None = None,
         anchor: int | None = None,
         uid: int | None = None,
+        uses: int | None = None,
     ) -> AsyncRun:
         """A run for one tenant: `async with client.run(…) as run`; see `Client.run`."""
-        keys = run_keys(tenant, scope, purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid)
+        keys = run_keys(tenant, scope, purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid, uses=uses)
         return AsyncRun(self, tenant, None, keys)
 
     async def claim(self) -> dict[str, Any]:

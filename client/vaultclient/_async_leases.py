@@ -128,7 +128,7 @@ class AsyncLease(HeldValue):
 class AsyncRun(OpenRun):
     """A run of the asyncio client: `async with client.run(…) as run` opens and closes it."""
 
-    def __init__(self, client: AsyncClient, tenant: str, parent: bytes | None, request: dict[str, Any]) -> None:
+    def __init__(self, client: AsyncClient, tenant: str | None, parent: bytes | None, request: dict[str, Any]) -> None:
         super().__init__(client.socket_path, parent, tenant, request)
         self._client = client
 
@@ -179,9 +179,10 @@ class AsyncRun(OpenRun):
         ttl: int | None = None,
         anchor: int | None = None,
         uid: int | None = None,
+        uses: int | None = None,
     ) -> AsyncRun:
         """A child run; see `Run.run`."""
-        keys = run_keys(self.tenant, scope, purpose=purpose, ttl=ttl, service=None, anchor=anchor, uid=uid)
+        keys = run_keys(self.tenant, scope, purpose=purpose, ttl=ttl, service=None, anchor=anchor, uid=uid, uses=uses)
         return AsyncRun(self._client, self.tenant, self.token, keys)
 
     async def __aenter__(self) -> AsyncRun:

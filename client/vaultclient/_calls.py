@@ -107,7 +107,7 @@ def keys_of(**keys: Any) -> dict[str, Any]:
 
 
 def run_keys(
-    tenant: str,
+    tenant: str | None,
     scope: Sequence[str],
     *,
     purpose: str | None,
@@ -115,9 +115,11 @@ def run_keys(
     service: str | None,
     anchor: int | None,
     uid: int | None,
+    uses: int | None,
 ) -> dict[str, Any]:
     """The keys of `run.open`."""
-    return keys_of(tenant=tenant, scope=list(scope), purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid)
+    keys = keys_of(tenant=tenant, purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid, uses=uses)
+    return {**keys, "scope": list(scope)}
 
 
 def upload_steps(value: bytes | bytearray | memoryview) -> Iterator[tuple[str, dict[str, Any], memoryview]]:

@@ -177,7 +177,7 @@ class Client:
 
     def run(
         self,
-        tenant: str,
+        tenant: str | None = None,
         *,
         scope: Sequence[str],
         purpose: str | None = None,
@@ -185,19 +185,23 @@ class Client:
         service: str | None = None,
         anchor: int | None = None,
         uid: int | None = None,
+        uses: int | None = None,
     ) -> Run:
         """A run for one tenant, opened when entered as a context manager and closed when left.
 
+        Within a run (`VAULTD_RUN_FD` or `VAULTD_RUN`, or `run` of this client) it is a child run: see `Run.run`.
+
         Args:
-            tenant: whose secrets it is for.
+            tenant: whose secrets it is for; may be None inside a run.
             scope: names and patterns of the secrets that it may lease, within the grant.
             purpose: what for.
             ttl: seconds until its hard end.
             service: which service this process is, where several match.
             anchor: pid of a child or ancestor whose end ends the run; else this process, until a process claims it.
             uid: under which uid the claiming process runs; else this process's.
+            uses: acquisitions at most, in it and in the runs that are opened in it.
         """
-        keys = run_keys(tenant, scope, purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid)
+        keys = run_keys(tenant, scope, purpose=purpose, ttl=ttl, service=service, anchor=anchor, uid=uid, uses=uses)
         return Run(self, tenant, self._own_run(), keys)
 
     def claim(self) -> dict[str, Any]:

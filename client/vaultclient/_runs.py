@@ -26,11 +26,11 @@ class OpenRun:
 
     Attributes:
         id: the run's public id (`run_…`); None before it is open.
-        tenant: whose secrets it is for.
+        tenant: whose secrets it is for; None before a child run for which none was named is open.
         expires_in: seconds from its opening to its end.
     """
 
-    def __init__(self, path: str, parent: bytes | None, tenant: str, request: dict[str, Any]) -> None:
+    def __init__(self, path: str, parent: bytes | None, tenant: str | None, request: dict[str, Any]) -> None:
         self.tenant = tenant
         self.id: str | None = None
         self.expires_in = 0
@@ -63,6 +63,7 @@ class OpenRun:
     def _opened(self, answer: Answer) -> None:
         self.id = answer["run"]
         self._token = answer["token"]
+        self.tenant = answer.get("tenant", self.tenant)
         self.expires_in = answer["expires_in"]
 
     def _closed(self) -> bytes | None:
@@ -76,7 +77,7 @@ class OpenRun:
 class Run(OpenRun):
     """A run of the sync client: `with client.run(…) as run` opens and closes it."""
 
-    def __init__(self, client: Client, tenant: str, parent: bytes | None, request: dict[str, Any]) -> None:
+    def __init__(self, client: Client, tenant: str | None, parent: bytes | None, request: dict[str, Any]) -> None:
         super().__init__(client.socket_path, parent, tenant, request)
         self._client = client
 
@@ -130,9 +131,19 @@ class Run(OpenRun):
         ttl: int | None = None,
         anchor: int | None = None,
         uid: int | None = None,
+        uses: int | None = None,
     ) -> Run:
-        """A child run: its scope, time and uses are a subset of this one's, and it ends with it."""
-        keys = run_keys(self.tenant, scope, purpose=purpose, ttl=ttl, service=None, anchor=anchor, uid=uid)
+        """A child run for a sub-agent: it may lease `scope`, which lies within this one's, and ends with it.
+
+        Args:
+            scope: names and patterns of secrets.
+            purpose: what for; else, and where this run has one, this run's.
+            ttl: seconds until its hard end, never after this run's.
+            anchor: pid of a process inside this run whose end ends the child; else as for `Client.run`.
+            uid: as for `Client.run`; another than this run's only for who opened this run under a uid of its own.
+            uses: acquisitions at most, in it and below it; they count in this run too.
+        """
+        keys = run_keys(self.tenant, scope, purpose=purpose, ttl=ttl, service=None, anchor=anchor, uid=uid, uses=uses)
         return Run(self._client, self.tenant, self.token, keys)
 
     def __enter__(self) -> Run:

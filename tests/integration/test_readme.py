@@ -102,6 +102,32 @@ def test_the_orchestrator(tenants: Daemon, folder: Path) -> None:
         assert list(tenants.admin.pages("run.list", {"tenant": tenant})) == []
 
 
+def test_the_agent_that_starts_one(tenants: Daemon, folder: Path) -> None:
+    """The outer agent's program under vaultctl run: its sub-agent has a child run, for its own process, and no more."""
+    (folder / "sub_agent.py").write_text((folder / "agent.py").read_text().replace('"acme"', "None"))
+    (folder / "main_agent.py").write_text(example("Agents that start agents", 8))
+    line = [
+        "run",
+        "--tenant",
+        "acme",
+        "--purpose",
+        "chat",
+        "--allow",
+        "openai/*",
+        "--",
+        sys.executable,
+        "main_agent.py",
+    ]
+    done = tenants.ctl(*line, cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
+    assert [call["key"] for call in calls(folder)] == ["sk-acme"]
+    bodies = [json.loads(line)["body"] for line in tenants.admin.audit_lines(keys={"tenant": "acme"})]
+    top, child = (body for body in bodies if body["kind"] == "run.open")
+    assert child["extra"]["parent"] == top["run"]
+    assert [body["run"] for body in bodies if body["kind"] == "lease.acquire"] == [child["run"]]
+    assert list(tenants.admin.pages("run.list", {"tenant": "acme"})) == []
+
+
 def test_embedded(tmp_path: Path) -> None:
     """The six lines put a value into a vault and read it back, without a daemon."""
     Vault.create(tmp_path / "vault", passphrase=b"correct horse")

@@ -323,3 +323,32 @@ def test_what_a_halted_daemon_stopped_stays_stopped(number: int, by: str) -> Non
         assert not os.path.exists(os.path.join(world.dir, "living"))
         restart(world, number)
         assert len(ends(world, since)) == 1
+
+
+@ENDINGS
+def test_trees_go_on_and_end_whole(shared: World, number: int) -> None:
+    """Child runs come back with their parents and what those have used; below a dead process nothing does."""
+    with Peer(shared.socket, uid=AGENT) as agent:
+        top = agent.call("run.open", {**OPEN, "uses": 4}).header
+        child = {"scope": ["openai/*"]}
+        with agent.spawn() as dying:
+            middle = agent.call("run.open", {**child, "anchor": dying.pid}, run=top["token"]).header
+            low = agent.call("run.open", child, run=middle["token"]).header
+            beside = agent.call("run.open", {**child, "uses": 2}, run=top["token"]).header
+            assert acquire(agent, low["token"]) == acquire(agent, beside["token"]) == ""
+            since = len(bodies(shared))
+            shared.stop(number)
+        shared.start()
+        shared.unseal()
+        assert acquire(agent, low["token"]) == acquire(agent, middle["token"]) == "denied"
+        assert [(reason, set(runs)) for reason, runs in ends(shared, since)] == [
+            ("anchor-died", {middle["run"], low["run"]})
+        ]
+        assert acquire(agent, beside["token"]) == ""
+        assert acquire(agent, beside["token"]) == "denied"  # two of its own
+        assert acquire(agent, top["token"]) == ""
+        assert acquire(agent, top["token"]) == "denied"  # four in all: what the dead branch used stays used
+        assert agent.call("run.close", run=top["token"]).code == ""
+        restart(shared, number)
+        assert acquire(agent, beside["token"]) == acquire(agent, top["token"]) == "denied"
+        assert not list(shared.admin.pages("run.list"))

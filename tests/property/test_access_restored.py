@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.access_world import ACME, GLOBEX, World
 from vaultd.access.book import Book
 from vaultd.access.facts import Process
-from vaultd.access.kept import Confined, kept_run, restored_run
+from vaultd.access.kept import Confined, Used, kept_run, parents_first, restored_run
 from vaultd.access.quotas import Limits
 from vaultd.access.run import Run
 from vaultd.errors import Invalid, VaultdError
@@ -30,6 +30,7 @@ def everything(world: World) -> dict[str, Any]:
     runs, now = world.book.runs, world.now
     return {
         "runs": {run.id: run.to_dict() for run in runs.all(now)},
+        "trees": {run.id: ([one.id for one in run.lineage()], set(run.below)) for run in runs.all(now)},
         "tenants": {tenant: {run.id for run in runs.of_tenant(tenant, now)} for tenant in (ACME, GLOBEX)},
         "uids": {uid: {run.id for run in runs.of_uid(uid, now)} for uid in UIDS},
         "anchors": {
@@ -47,13 +48,22 @@ def restored(world: World) -> World:
     after = World()
     after.book = Book(LIMITS, random.Random(8).randbytes)  # other ids than before
     after.now, after.grants = world.now, world.grants
+    kept: dict[str, dict[str, Any]] = {}
     for run in world.book.runs.all(world.now):
         held = [(lease.secret_id, lease.version) for lease in world.book.leases.of_run(run, world.now)]
-        again = restored_run(unpack(pack(kept_run(run, BOOT, held))))
-        assert again.anew == Counter(held)
-        assert again.anchor.boot_id == BOOT
-        again.anchor = again.anchor._replace(boot_id="")
-        after.book.runs.restore(again)
+        kept[run.id] = unpack(pack(kept_run(run, BOOT, held)))
+        assert restored_run(kept[run.id]).anew == Counter(held)
+        # What it has used may be all that was kept since it was opened.
+        early = restored_run({**kept[run.id], "uses": {}, "total": 0, "held": []})
+        Used.from_dict(unpack(pack(Used.kept(run, held)))).give_to(early)
+        assert early.to_dict() == restored_run(kept[run.id]).to_dict()
+        assert early.anew == Counter(held)
+    mixed = dict(random.Random(len(kept)).sample(sorted(kept.items()), len(kept)))
+    for _, raw in parents_first(mixed):
+        run = restored_run(raw)
+        assert run.anchor.boot_id == BOOT
+        run.anchor = run.anchor._replace(boot_id="")
+        after.book.runs.restore(run)
     return after
 
 
@@ -71,8 +81,12 @@ def test_a_restored_table_is_the_one_before(seed: int, steps: list[int]) -> None
         try:
             if step <= 1 or not live:
                 options = {"confined": rng.random() < 0.3, "claimable": rng.random() < 0.5}
+                above = rng.choice([one for one in live if one.depth < 3]) if live and rng.random() < 0.4 else None
+                if above is not None:
+                    options |= {"parent": above, "scope": above.scope}
                 opened = world.open(
-                    rng.choice(["a", "a/*", "**"]), peer=peer, tenant=rng.choice([ACME, GLOBEX]),
+                    rng.choice(["a", "a/*", "**"]), peer=peer,
+                    tenant=above.tenant if above is not None else rng.choice([ACME, GLOBEX]),
                     uid=rng.choice([None, 1000, 2000]), ttl=rng.randint(1, 900), **options,
                 )  # fmt: skip
                 tokens[opened.run.id] = bytes(opened.token)
@@ -131,14 +145,15 @@ def _opens(world: World) -> bool:
 @given(raw=st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=8),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(
-        ["id", "process", "opener_uid", "anchor", "tenant", "scope", "uses", "patterns"]), inner, max_size=8),
+        ["id", "process", "opener_uid", "anchor", "tenant", "scope", "uses", "patterns", "run", "total",
+         "held"]), inner, max_size=8),
     max_leaves=20,
 ))  # fmt: skip
 def test_nonsense_is_refused_as_such(raw: Any) -> None:
     """Whatever is read instead of a run or a confinement: one error that says so, and nothing else."""
     if type(raw) is not dict:
         raw = {"id": "process_1", "process": raw, "opener_uid": 0}
-    for made in (Run.from_dict, restored_run, Confined.from_dict):
+    for made in (Run.from_dict, restored_run, Confined.from_dict, Used.from_dict):
         with contextlib.suppress(Invalid):
             made(raw)
 

@@ -27,7 +27,7 @@ STEPS = st.lists(
         st.tuples(
             st.sampled_from(["run", "revoke-secret", "revoke-tenant", "seal-tenant", "seal", "rotate", "ungrant"])
         ),
-        st.tuples(st.sampled_from(["lease", "close", "revoke-run", "release", "revoke", "renew"]), index),
+        st.tuples(st.sampled_from(["lease", "child", "close", "revoke-run", "release", "revoke", "renew"]), index),
         st.tuples(st.just("wait"), st.sampled_from([1, 50, 99, 100, 101, 250])),
         st.tuples(st.just("clock-back"), st.sampled_from([1, 3_600, 86_400])),
     ),
@@ -98,8 +98,17 @@ class Model:
                         "run": header["run"],
                         "token": header["token"],
                         "ends": boot() + RUN_TTL * 10**9,
+                        "above": None,
                         "live": True,
                     }
+                    self.runs.append(run)
+            case ("child", at) if parent := self.one(self.runs, at):
+                keys = {"scope": ["key"], "ttl": RUN_TTL // 2}
+                header = await self.ask("agent", "run.open", keys, run=parent["token"])
+                assert parent["live"] or not header["ok"]
+                if header["ok"]:
+                    ends = min(parent["ends"], boot() + RUN_TTL // 2 * 10**9)
+                    run = {"run": header["run"], "token": header["token"], "ends": ends, "above": parent, "live": True}
                     self.runs.append(run)
             case ("lease", at) if run := self.one(self.runs, at):
                 header = await self.ask("agent", "lease.acquire", {"secret": "key", "ttl": TTL}, run=run["token"])
@@ -159,6 +168,12 @@ class Model:
                 world.clock.set_wall(world.clock.wall() - seconds * 10**9)
         for held in (*self.leases, *self.runs):
             held["live"] = held["live"] and boot() < held["ends"]
+        for run in self.runs:  # parents come first
+            if run["above"] is not None and not run["above"]["live"]:
+                run["live"] = False
+        over = {run["run"] for run in self.runs if not run["live"]}
+        for lease in self.leases:
+            lease["live"] = lease["live"] and lease["run"] not in over
 
     async def hold(self) -> None:
         """No request under anything that has ended succeeds."""
@@ -178,7 +193,7 @@ async def _live(pids: dict[str, int], steps: list[tuple[Any, ...]]) -> None:
         model = Model(world)
         await model.begin()
         # Something to end, in every example.
-        for step in [("run",), ("run",), ("lease", 0), ("lease", 1), ("lease", 1), *steps]:
+        for step in [("run",), ("run",), ("child", 1), ("lease", 0), ("lease", 1), ("lease", 2), *steps]:
             await model.do(step)
         await model.hold()
     finally:

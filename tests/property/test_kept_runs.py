@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.barrier_world import BarrierWorld
 from tests.support.kept_world import KeptWorld
+from vaultd.access.run import MOST_DEEP
 from vaultd.store import Fault, MemoryStore, PowerCut
 from vaultd.vault.rotation import finish
 
@@ -33,14 +34,16 @@ class Life:
     def step(self, action: int) -> None:
         live = [run for run in self.opened.values() if run.live]
         if action <= 2 or not live:
-            run = self.world.open(confined=self.rng.random() < 0.3)
+            above = self.rng.choice(live) if live and self.rng.random() < 0.5 else None
+            if above is not None and above.depth == MOST_DEEP:
+                above = None
+            run = self.world.open(confined=self.rng.random() < 0.3, parent=above)
             self.opened[run.id] = run
         elif action <= 4:
             self.world.charge(self.rng.choice(live), self.rng.choice(self.grants))
         elif action <= 6:
-            ended = self.rng.sample(live, self.rng.randint(1, min(3, len(live))))
-            self.world.close(*ended)
-            self.closed.update(run.id for run in ended)
+            self.world.close(*self.rng.sample(live, self.rng.randint(1, min(3, len(live)))))
+            self.closed.update(run.id for run in live if not run.live)
         elif action == 7:
             finish(self.world.vault.barrier.compact_system())
         else:
@@ -61,6 +64,10 @@ class Life:
             assert run.uses.get("grant_bounded", 0) >= self.uses.get(run_id, 0), "uses were given back"
             assert run.token_hash == self.opened[run_id].token_hash
             assert run.anchor == self.opened[run_id].anchor
+            assert run.parent == self.opened[run_id].parent
+            assert run.above is (back[run.parent] if run.parent is not None else None), "an orphan came back"
+            below = sum(one.uses.get("grant_bounded", 0) for one in run.below.values())
+            assert run.uses.get("grant_bounded", 0) >= below, "a child's uses are missing above it"
         assert len(after.watched) >= len(back), "an anchor is not watched"
         confined = any(run.confined for run in self.opened.values() if run.id in self.known)
         assert not confined or after.book.runs.confining, "a confined process was set free"

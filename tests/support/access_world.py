@@ -55,15 +55,15 @@ class World:
             **options,
         )
 
-    def open(self, *scope: str, peer: PeerFacts | None = None, tenant: bytes = ACME, **options: Any) -> OpenedRun:
+    def open(self, *patterns: str, peer: PeerFacts | None = None, tenant: bytes = ACME, **options: Any) -> OpenedRun:
         """Open a run of `agent` anchored to the peer itself."""
         peer = peer or self.peer()
         options.setdefault("anchor", peer.process)
-        purpose = options.pop("purpose", None)
+        scope = Scope.parse(patterns or ("**",), options.pop("purpose", None), options.pop("max_uses", None))
         return self.book.open_run(
             tenant=tenant,
             service="agent",  # type: ignore[arg-type]
-            scope=Scope.parse(scope or ("**",), purpose),
+            scope=options.pop("scope", scope),
             opener=peer,
             now=self.now,
             **options,

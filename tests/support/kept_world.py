@@ -98,9 +98,15 @@ class KeptWorld:
         return self.vault.barrier
 
     def record(
-        self, event: Event, uid: bytes | None = None, *, keep: Iterable[Run] = (), ended: Iterable[Run] = ()
+        self,
+        event: Event,
+        uid: bytes | None = None,
+        *,
+        keep: Iterable[Run] = (),
+        charged: Iterable[Run] = (),
+        ended: Iterable[Run] = (),
     ) -> Receipt:
-        receipt = self.kept.record(event, uid, keep, ended) if keep or ended else None
+        receipt = self.kept.record(event, uid, keep, ended, charged) if keep or ended or charged else None
         return receipt if receipt is not None else self.vault.barrier.ledger.stage(event, tenant=uid)
 
     def watch_anchor(self, run: Run, process: HeldProcess) -> None:
@@ -117,17 +123,28 @@ class KeptWorld:
 
     # -- what tests do
 
-    def open(self, pid: int | None = None, *, ttl: int = 3600, confined: bool = False, max_uses: int = 0) -> Run:
-        """Open a run tied to a process, and stage the record of it."""
+    def open(
+        self,
+        pid: int | None = None,
+        *,
+        ttl: int = 3600,
+        confined: bool = False,
+        parent: Run | None = None,
+        uses: int | None = None,
+    ) -> Run:
+        """Open a run tied to a process, in another one if told so, and stage the record of it."""
         with open_process(pid if pid is not None else os.getpid(), self.kernel) as process:
             anchor = process.identity
         opener = PeerFacts(
             uid=1000, gid=1000, pid=anchor.pid, start_time=anchor.start_time, session=anchor.session,
             pidfd_inode=anchor.pidfd_inode,
         )  # fmt: skip
+        scope = Scope.parse(["**"], None, uses)
         opened = self.book.open_run(
-            tenant=self.acme, service=self.services.all()[0].name, scope=Scope.parse(["**"]), opener=opener,
+            tenant=self.acme, service=self.services.all()[0].name, opener=opener,
+            scope=scope if parent is None else scope.completed(parent.scope),
             anchor=anchor, now=self.now(), ttl=ttl, confined=confined,
+            parent=parent,
         )  # fmt: skip
         self.record(Event("run.open", "ok", ADMIN, run=opened.run.id), self.acme, keep=[opened.run])
         return opened.run
@@ -136,14 +153,14 @@ class KeptWorld:
         """Count an acquisition, and stage the record of it."""
         run.charge(grant.id)
         event = Event("lease.acquire", "ok", ADMIN, run=run.id)
-        self.record(event, self.acme, keep=self.kept.charged(run, grant))
+        self.record(event, self.acme, charged=self.kept.charged(run, grant))
 
     def close(self, *runs: Run) -> None:
-        """End runs, and stage the record of it."""
-        for run in runs:
-            self.book.end_run(run)
+        """End runs and those in them, and stage the record of it."""
+        ended = [one for run in runs for one in self.book.end_run(run).runs]
+        for run in ended:
             self.kept.ended(run)
-        self.record(Event("run.close", "ok", ADMIN), self.acme, ended=runs)
+        self.record(Event("run.close", "ok", ADMIN), self.acme, ended=ended)
 
     def grant(self, **bounds: Any) -> Grant:
         """A grant as `access` makes it; it is not stored."""

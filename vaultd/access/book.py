@@ -86,6 +86,7 @@ class Book:
         claimable: bool = False,
         confined: bool = False,
         implicit: bool = False,
+        parent: Run | None = None,
     ) -> OpenedRun:
         """Open a run that `decide_open` allowed; arguments and errors as in `RunTable.open`."""
         self._sweep(now)
@@ -102,6 +103,7 @@ class Book:
             claimable=claimable,
             confined=confined,
             implicit=implicit,
+            parent=parent,
         )
 
     def find_run(self, token: bytes | bytearray | memoryview, facts: PeerFacts, now: Now) -> Run:
@@ -113,9 +115,8 @@ class Book:
         return self.runs.claim(token, facts, now)
 
     def end_run(self, run: Run) -> Ended:
-        """End a run and its leases."""
-        leases = self.leases.end_run(run)
-        return Ended([run] if self.runs.end(run) else [], leases)
+        """End a run, the runs below it, and all their leases; deepest first."""
+        return self._end_runs([run])
 
     def close_run(self, run_id: str, uid: int, now: Now) -> Ended:
         """End the run with this id when `uid` opened it or runs in it; raises the constant `Denied`."""
@@ -131,11 +132,12 @@ class Book:
         return self._end_runs(self.runs.anchored(process))
 
     def _end_runs(self, runs: list[Run]) -> Ended:
-        leases: list[Lease] = []
+        ended = Ended([], [])
         for run in runs:
-            leases += self.leases.end_run(run)
-            self.runs.end(run)
-        return Ended(runs, leases)
+            for one in self.runs.end(run):
+                ended.leases.extend(self.leases.end_run(one))
+                ended.runs.append(one)
+        return ended
 
     # -- leases
 
@@ -143,7 +145,10 @@ class Book:
         """What `decide` holds a request against; None for a request outside a run."""
         if run is None:
             return Usage({}, 0, self.rates)
-        return Usage(run.uses, run.total, self.rates)
+        if run.above is None:
+            return Usage(run.uses, run.total, self.rates)
+        above = tuple((one.scope, one.total) for one in run.above.lineage())
+        return Usage(run.root.uses, run.total, self.rates, above)
 
     def acquire(self, run: Run, request: Request, decision: Decision, leased: Leased, now: Now) -> Lease:
         """Enter the lease that `decision` allows, and charge the grant's uses and rate.
@@ -164,7 +169,8 @@ class Book:
         rate = None if request.renewal else grant.rate
         if rate is not None and self.rates.wait(grant.id, rate, now.boot):
             raise Internal("a lease was allowed at another instant than it is entered")
-        if not (request.renewal or run.implicit) and len(run.uses) >= MOST_GRANTS_USED and grant.id not in run.uses:
+        used = run.root.uses  # all that any run of the tree has used
+        if not (request.renewal or run.implicit) and len(used) >= MOST_GRANTS_USED and grant.id not in used:
             raise QuotaExceeded(
                 f"the run has used {MOST_GRANTS_USED} grants, as many as one may", "open another run, or merge grants"
             )

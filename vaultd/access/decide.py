@@ -64,7 +64,7 @@ _MEANING: Final = {
     Rule.SCOPE_SECRET: "the run's scope does not name this secret",
     Rule.SCOPE_PURPOSE: "the run was opened for another purpose",
     Rule.SCOPE_DELIVERY: "the run may not receive a value this way",
-    Rule.SCOPE_USES: "the run has used up its acquisitions",
+    Rule.SCOPE_USES: "the run, or one that it was opened in, has used up its acquisitions",
     Rule.SERVICE: "the grant is for another service",
     Rule.SECRET: "no grant of the service names this secret",
     Rule.CAN: "the grant does not allow this action",
@@ -107,14 +107,16 @@ class Usage(NamedTuple):
     """What was used already.
 
     Attributes:
-        uses: acquisitions in this run, by grant id.
-        total: acquisitions in this run.
+        uses: acquisitions in this run's whole tree, by grant id: a grant's cap is on that, however it is divided.
+        total: acquisitions in this run and below.
         rates: buckets over all runs, by grant id; None when there are none to hold against (a hypothetical).
+        above: scope and total of each run above, nearest first.
     """
 
     uses: Mapping[str, int]
     total: int = 0
     rates: Buckets[str] | None = None
+    above: tuple[tuple[Scope, int], ...] = ()
 
 
 NO_USAGE: Final = Usage(MappingProxyType({}))
@@ -210,14 +212,26 @@ def _with_purpose(request: Request, scope: Scope) -> Request:
 
 
 def _outside(request: Request, scope: Scope, usage: Usage) -> Rule | None:
-    """The rule of a run's scope that refuses, if one does; scopes are about leases, and a run may do nothing else."""
+    """The rule of a run's scope that refuses, if one does; scopes are about leases, and a run may do nothing else.
+
+    The scopes of the runs above are asked as well, each time: so a child run has no right that its parent lacks (I6),
+    whatever it was opened with.
+    """
+    for one, total in ((scope, usage.total), *usage.above):
+        refused = _beyond(request, one, total)
+        if refused is not None:
+            return refused
+    return None
+
+
+def _beyond(request: Request, scope: Scope, total: int) -> Rule | None:
     if request.action != "lease" or request.secret is None or not scope.names(request.secret):
         return Rule.SCOPE_SECRET
     if scope.purpose is not None and request.purpose != scope.purpose:
         return Rule.SCOPE_PURPOSE
     if request.delivery not in scope.deliver:
         return Rule.SCOPE_DELIVERY
-    if scope.max_uses is not None and not request.renewal and usage.total >= scope.max_uses:
+    if scope.max_uses is not None and not request.renewal and total >= scope.max_uses:
         return Rule.SCOPE_USES
     return None
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from vaultd.names import Pattern, pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["ANYTHING", "Matcher", "covers", "each_covered"]
+__all__ = ["ANYTHING", "Matcher", "covers"]
 
 ANYTHING: Final = "**"
 
@@ -74,7 +74,7 @@ class Matcher:
         Invalid: not a pattern.
     """
 
-    __slots__ = ("_deep", "_prefix", "_row", "literal", "text")
+    __slots__ = ("_deep", "_gaps", "_prefix", "_row", "_stretch", "literal", "text")
 
     def __init__(self, text: str) -> None:
         self.text: Pattern = pattern(text)
@@ -84,6 +84,8 @@ class Matcher:
         folder, slash, last = text.rpartition("/")
         self._prefix = folder + slash if slash and "*" not in folder and last in {"*", ANYTHING} else None
         self._deep = last == ANYTHING
+        self._gaps: tuple[_Parts | int, ...] | None = None
+        self._stretch: tuple[tuple[str, ...], tuple[int, ...]] | None = None
 
     def matches(self, name: str) -> bool:
         """Whether the secret called `name` (a `SecretName`) is meant."""
@@ -102,6 +104,32 @@ class Matcher:
         """The first segment when every matching name must start with it, else None: what indexes go by."""
         first = self._row[0]
         return first if isinstance(first, str) else None
+
+    def covers(self, inner: Matcher) -> bool:
+        """Whether every name that `inner` matches is matched by this one.
+
+        Never wrongly true. It may be false for pairs that are equal only by the limits on a name's length or letters,
+        or when a `**` of `inner` would have to be shared between two parts of this one: write a child's scope more like
+        its parent's then.
+        """
+        if inner.literal or inner.text == self.text:
+            return inner.text == self.text or self.matches(inner.text)
+        if self._gaps is None:
+            self._gaps = _gaps(self.text)
+        if inner._stretch is None:
+            inner._stretch = _stretch(inner.text)
+        row, least = inner._stretch
+        reached: Sequence[int] = (0,)  # how far into `row` the parts so far may have come, ascending
+        for part in self._gaps:
+            if not reached:
+                return False
+            if isinstance(part, int):
+                # A gap takes in any stretch that always stands for enough segments; from the earliest start, most do.
+                wanted = least[reached[0]] + part
+                reached = [end for end in range(reached[0], len(row) + 1) if least[end] >= wanted]
+            else:
+                reached = [at + 1 for at in reached if at < len(row) and _segment_covers(part, row[at])]
+        return bool(reached) and reached[-1] == len(row)
 
     def __repr__(self) -> str:
         return f"Matcher({self.text!r})"
@@ -126,9 +154,9 @@ def _without_order(text: str) -> list[str]:
     return out
 
 
-def _gaps(text: str) -> list[str | int]:
+def _gaps(text: str) -> tuple[_Parts | int, ...]:
     """Segments, and for each neighbourhood with a `**` the least number of segments that it takes."""
-    out: list[str | int] = []
+    out: list[_Parts | int] = []
     stars = 0
     for segment in [*_without_order(text), ""]:
         if segment == "*":
@@ -137,11 +165,20 @@ def _gaps(text: str) -> list[str | int]:
             out.append(stars)
             stars = 0
         else:
-            out += ["*"] * stars
+            out += [("", "")] * stars
             stars = 0
             if segment:
-                out.append(segment)
-    return out
+                out.append(_compile(segment) or segment)
+    return tuple(out)
+
+
+def _stretch(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Segments, and how many of them at least the names that are meant have before each place."""
+    row = tuple(_without_order(text))
+    least = [0]
+    for segment in row:
+        least.append(least[-1] + (segment != ANYTHING))
+    return row, tuple(least)
 
 
 def _segment_covers(outer: _Parts, inner: str) -> bool:
@@ -151,38 +188,9 @@ def _segment_covers(outer: _Parts, inner: str) -> bool:
 
 
 def covers(outer: str, inner: str) -> bool:
-    """Whether every name that `inner` matches is matched by `outer`.
-
-    Never wrongly true. It may be false for pairs that are equal only by the limits on a name's length or letters, or
-    when a `**` of `inner` would have to be shared between two parts of `outer`: write a child's scope more like its
-    parent's then.
+    """Whether every name that `inner` matches is matched by `outer`: `Matcher.covers` of their texts.
 
     Raises:
         Invalid: either is not a pattern.
     """
-    pattern(outer)
-    row = _without_order(pattern(inner))
-    reached = {0}  # how far into `row` the parts of `outer` so far may have come
-    for part in _gaps(outer):
-        if isinstance(part, int):
-            # A gap takes in any stretch that always stands for enough segments.
-            reached = {
-                end
-                for start in reached
-                for end in range(start, len(row) + 1)
-                if sum(segment != ANYTHING for segment in row[start:end]) >= part
-            }
-        else:
-            compiled = _compile(part)
-            reached = {
-                at + 1
-                for at in reached
-                if at < len(row) and compiled is not None and _segment_covers(compiled, row[at])
-            }
-    return len(row) in reached
-
-
-def each_covered(inner: Iterable[str], outer: Iterable[str]) -> bool:
-    """Whether each pattern of `inner` is covered by a single pattern of `outer`."""
-    outer = tuple(outer)
-    return all(any(covers(wide, narrow) for wide in outer) for narrow in inner)
+    return Matcher(outer).covers(Matcher(inner))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from vaultd.errors import ConfigError, Internal, QuotaExceeded
+from vaultd.access.denials import denied
+from vaultd.access.durations import format_duration
+from vaultd.errors import ConfigError, Denied, Internal, Invalid, QuotaExceeded
 
-__all__ = ["Limits", "Tally"]
+__all__ = ["DEFAULT_RUN_TTL", "Limits", "Tally", "checked_run_ttl"]
+
+DEFAULT_RUN_TTL: Final = 3600
 
 K = TypeVar("K", bound=Hashable)
 
@@ -41,6 +45,22 @@ class Limits:
             value = getattr(self, item.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"limits.{item.name} is not a whole number of at least 1", "see the configuration")
+
+
+def checked_run_ttl(seconds: int | None, limits: Limits) -> int:
+    """Seconds of a run's life; None is one hour, or the limit where that is shorter.
+
+    Raises:
+        Invalid: zero or below.
+        Denied: above the limit; the hint has the maximum.
+    """
+    if seconds is None:
+        return min(DEFAULT_RUN_TTL, limits.run_ttl)
+    if seconds <= 0:
+        raise Invalid("the run's ttl is not above zero", "leave it out for one hour, or give a span such as 2h")
+    if seconds > limits.run_ttl:
+        raise Denied(denied().message, f"the longest run here is {format_duration(limits.run_ttl)}")
+    return seconds
 
 
 class Tally(Generic[K]):

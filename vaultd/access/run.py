@@ -2,6 +2,9 @@
 
 A token is 256 random bits, kept only as its BLAKE2b-256. It works for the run's uid, from the anchor process or its
 session, while the anchor lives and the run lasts.
+
+A run may be opened in another. Such a child run may what every run above it may and no more, counts in each of them,
+and ends with the first of them that ends.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from vaultd.access.facts import PeerFacts, Process, same_process, same_session
 from vaultd.access.ids import RUN
 from vaultd.access.instants import SECOND, Now
 from vaultd.access.scope import Scope
-from vaultd.errors import Invalid
+from vaultd.errors import Internal, Invalid
 from vaultd.names import ServiceName, service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["TENANT_SIZE", "TOKEN_SIZE", "Run", "hash_token"]
+__all__ = ["MOST_DEEP", "TENANT_SIZE", "TOKEN_SIZE", "Run", "hash_token"]
+
+MOST_DEEP: Final = 8
+"""How many runs may stand above one. Each costs a little in every decision below it."""
 
 TOKEN_SIZE: Final = 32
 TENANT_SIZE: Final = 16
@@ -49,16 +55,20 @@ class Run:
         confined: whether the anchor and what descends from it get what this run gives and nothing else, token or not,
             for as long as that process lives: also when the run has ended.
         implicit: opened for a lease outside a run; has no token, works from the anchor's session.
-        parent: id of the run it was opened from; None until child runs exist.
-        uses: acquisitions, by grant id.
-        total: acquisitions.
+        parent: id of the run it was opened in, or None.
+        above: that run; None for one that stands in no table yet.
+        below: the live runs that were opened in it, by id.
+        uses: acquisitions here and below, by grant id.
+        total: acquisitions here and below.
         anew: what the run held, by id of the secret and version, when the daemon before this one ended; each may be
             taken once more without counting, since the run has had its value and its lease was charged.
     """
 
     __slots__ = (
+        "above",
         "anchor",
         "anew",
+        "below",
         "claimable",
         "confined",
         "expires",
@@ -114,6 +124,8 @@ class Run:
         self.confined = confined
         self.implicit = implicit
         self.parent = parent
+        self.above: Run | None = None
+        self.below: dict[str, Run] = {}
         self.uses = uses if uses is not None else {}
         self.total = total
         self.anew: dict[tuple[bytes, int], int] = {}
@@ -132,19 +144,72 @@ class Run:
     def owners(self) -> frozenset[int]:
         """The uids that see the run, hear of it, and may end it: its opener's, and its own once that has claimed it.
 
-        Not before: else one uid could fill another's listings and pushes with runs that it opens for it.
+        Not before: else one uid could fill another's listings and pushes with runs that it opens for it. Whoever owns a
+        run owns what is opened in it. They change by a claim alone, and one that changes them finds nothing below: a
+        run that waits for another uid admits nobody who could open anything in it.
         """
         waiting = self.claimable and self.opener_uid != self.uid
-        return frozenset((self.opener_uid,) if waiting else (self.opener_uid, self.uid))
+        owners = frozenset((self.opener_uid,) if waiting else (self.opener_uid, self.uid))
+        return owners if self.above is None else owners | self.above.owners
+
+    # -- runs in runs
+
+    def join(self, parent: Run | None) -> None:
+        """Take the place below the run it was opened in."""
+        if parent is None or parent.id != self.parent or not parent.live:
+            raise Internal("a child run came without its parent")
+        self.above = parent
+        parent.below[self.id] = self
+
+    def leave(self) -> None:
+        """It has ended: its parent has it no more."""
+        if self.above is not None:
+            del self.above.below[self.id]
+
+    def lineage(self) -> Iterator[Run]:
+        """This run, the one that it was opened in, and so on to the one that was opened in none."""
+        run: Run | None = self
+        while run is not None:
+            yield run
+            run = run.above
+
+    @property
+    def root(self) -> Run:
+        """The run at the top of its tree."""
+        run = self
+        while run.above is not None:
+            run = run.above
+        return run
+
+    @property
+    def depth(self) -> int:
+        """How many runs stand above it."""
+        return sum(1 for _ in self.lineage()) - 1
+
+    @property
+    def uses_left(self) -> int | None:
+        """Acquisitions that the tightest budget of this run and those above it leaves; None: no run here has one."""
+        budgets = [run.scope.max_uses - run.total for run in self.lineage() if run.scope.max_uses is not None]
+        return max(0, min(budgets)) if budgets else None
+
+    def subtree(self) -> list[Run]:
+        """This run and all below it, deepest first."""
+        found = [self]
+        for run in found:  # it grows meanwhile
+            found += run.below.values()
+        return found[::-1]
 
     def allows_child(self, scope: Scope, expires: int) -> bool:
         """Whether a child run with these bounds stays a subset of this one: every bound, and no later end (I6)."""
-        return self.live and expires <= self.expires and scope.within(self.scope)
+        return self.live and expires <= self.expires and self.depth < MOST_DEEP and scope.within(self.scope)
 
     def charge(self, grant_id: str) -> None:
-        """Count one acquisition."""
-        self.uses[grant_id] = self.uses.get(grant_id, 0) + 1
-        self.total += 1
+        """Count one acquisition: here, and in every run above, whose budgets it is drawn from."""
+        run: Run | None = self
+        while run is not None:
+            run.uses[grant_id] = run.uses.get(grant_id, 0) + 1
+            run.total += 1
+            run = run.above
 
     def take_anew(self, secret_id: bytes, version: int) -> None:
         """Use up one of what may be taken anew. Raises KeyError when there is none."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.grants import DELIVERIES
-from vaultd.access.patterns import Matcher, each_covered
+from vaultd.access.patterns import Matcher
 from vaultd.errors import Invalid
 from vaultd.names import Purpose, purpose
 
@@ -36,7 +36,7 @@ class Scope:
     max_uses: int | None = None
 
     @classmethod
-    def parse(cls, patterns: Iterable[str], purpose_name: str | None = None) -> Scope:
+    def parse(cls, patterns: Iterable[str], purpose_name: str | None = None, max_uses: int | None = None) -> Scope:
         """The scope that a request asks for.
 
         Raises:
@@ -50,9 +50,21 @@ class Scope:
             raise Invalid(
                 f"a run's scope has 1 to {MOST_PATTERNS} secrets or patterns", "add --env NAME=SECRET or --allow P"
             )
+        if max_uses is not None and max_uses < 1:
+            raise Invalid("a run's uses are not a whole number above zero", "leave them out for any number")
         return cls(
             patterns=tuple(Matcher(text) for text in distinct),
             purpose=purpose(purpose_name) if purpose_name is not None else None,
+            max_uses=max_uses,
+        )
+
+    def completed(self, wider: Scope) -> Scope:
+        """This scope with what it leaves open as in `wider`: what a child run gets that asks for this one."""
+        return replace(
+            self,
+            purpose=self.purpose if self.purpose is not None else wider.purpose,
+            deliver=self.deliver & wider.deliver,
+            max_uses=self.max_uses if self.max_uses is not None else wider.max_uses,
         )
 
     def names(self, secret: str) -> bool:
@@ -65,7 +77,7 @@ class Scope:
     def within(self, wider: Scope) -> bool:
         """Whether everything that this scope lets through, `wider` lets through too (I6); never wrongly true."""
         return (
-            each_covered((m.text for m in self.patterns), (m.text for m in wider.patterns))
+            all(any(wide.covers(narrow) for wide in wider.patterns) for narrow in self.patterns)
             and (wider.purpose is None or self.purpose == wider.purpose)
             and self.deliver <= wider.deliver
             and (wider.max_uses is None or (self.max_uses is not None and self.max_uses <= wider.max_uses))

@@ -68,7 +68,7 @@ class Filter:
 
     Attributes:
         since: not before this time, UTC nanoseconds since 1970.
-        run: of that run.
+        run: of that run, or about its end with others.
         secret: about the secret of that name.
     """
 
@@ -83,7 +83,7 @@ class Filter:
         body: dict[str, Any] = parse_canonical(record.body)
         return (
             (self.since is None or parse_timestamp(body["time"]) >= self.since)
-            and (self.run is None or body.get("run") == self.run)
+            and (self.run is None or self.run in (body.get("run"), *body.get("extra", {}).get("runs", ())))
             and (self.secret is None or body.get("secret") == self.secret)
         )
 

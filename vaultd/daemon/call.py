@@ -225,9 +225,11 @@ class Call:
             facts.setdefault("run", self.run.id)
         return Event(self.op, outcome, self.actor, **facts)
 
-    def record(self, uid: bytes | None, event: Event, *, keep: Sequence[Run] = ()) -> Receipt:
-        """Stage a record in the tenant's trail, or in the system's with None; `keep` as in `Engine.record`."""
-        receipt = self.engine.record(event, uid, keep=keep)
+    def record(
+        self, uid: bytes | None, event: Event, *, keep: Sequence[Run] = (), charged: Sequence[Run] = ()
+    ) -> Receipt:
+        """Stage a record in the tenant's trail, or in the system's with None; the rest as in `Engine.record`."""
+        receipt = self.engine.record(event, uid, keep=keep, charged=charged)
         self.recorded = True
         return receipt
 

@@ -369,12 +369,19 @@ class Engine:
     # -- records
 
     def record(
-        self, event: Event, uid: bytes | None = None, *, keep: Iterable[Run] = (), ended: Iterable[Run] = ()
+        self,
+        event: Event,
+        uid: bytes | None = None,
+        *,
+        keep: Iterable[Run] = (),
+        charged: Iterable[Run] = (),
+        ended: Iterable[Run] = (),
     ) -> Receipt:
         """Stage a record in a tenant's trail, or in the system's.
 
         Args:
             keep: runs that are kept over a restart with this record, anew or as they have become.
+            charged: runs of which what they have used is.
             ended: runs whose end this is the record of.
 
         Raises:
@@ -384,7 +391,7 @@ class Engine:
         ledger = self.vaults.ledger
         if ledger is None:
             raise Uninitialised("there is no vault yet", "make one: vaultctl init")
-        kept = self.kept.record(event, uid, keep, ended) if keep or ended else None
+        kept = self.kept.record(event, uid, keep, ended, charged) if keep or ended or charged else None
         return kept if kept is not None else ledger.stage(event, tenant=uid)
 
     def _record_quietly(self, event: Event, uid: bytes | None) -> None:
@@ -488,8 +495,9 @@ class Engine:
                 theirs = [run for run in ended.runs if run.tenant == uid]
                 runs = [run.id for run in theirs]
                 leases = sum(1 for lease in ended.leases if lease.run.tenant == uid)
+                tops = [run.id for run in theirs if run.above is None or run.above.live]  # one, or one a tree
                 event = Event(
-                    "run.ended", "ok", _VAULTD, reason=reason, run=runs[0] if len(runs) == 1 else None, total=leases,
+                    "run.ended", "ok", _VAULTD, reason=reason, run=tops[0] if len(tops) == 1 else None, total=leases,
                     extra={"runs": runs[:256], "ended": len(runs)},
                 )  # fmt: skip
                 recorded = self._try_record_ending(event, uid, theirs) and recorded
@@ -520,9 +528,15 @@ class Engine:
         self.commit_soon()
 
     def anchor_lives(self, run: Run) -> bool:
-        """Whether the run's anchor still runs, asked of the kernel now: the event loop may not have heard yet."""
+        """Whether the run's anchor and those of the runs above still run, asked of the kernel now: the event loop may
+        not have heard yet."""
+        watches = [self._anchors.get(one.id) for one in run.lineage()]
+        return all(watch is not None and watch.is_alive() for watch in watches)
+
+    def anchor_of(self, run: Run) -> HeldProcess | None:
+        """The process that the run is tied to; the watch's to close. None when it has ended."""
         watch = self._anchors.get(run.id)
-        return watch is not None and watch.is_alive()
+        return watch.process if watch is not None else None
 
     def is_live(self, lease: Lease) -> bool:
         """Whether the lease still holds at this instant."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultd.access.kept import Confined, kept_run, restored_run
+from vaultd.access.kept import Confined, Used, kept_run, parents_first, restored_run
 from vaultd.audit.body import Actor, Event
 from vaultd.daemon.processes import boot_id, number_is_anothers, reidentify, sessions
 from vaultd.errors import Invalid
@@ -59,8 +59,15 @@ class KeptRuns:
 
     # -- keeping
 
-    def record(self, event: Event, uid: bytes | None, keep: Iterable[Run], ended: Iterable[Run]) -> Receipt | None:
-        """Record an event, and in the same line keep runs and drop those that have ended.
+    def record(
+        self,
+        event: Event,
+        uid: bytes | None,
+        keep: Iterable[Run],
+        ended: Iterable[Run],
+        charged: Iterable[Run] = (),
+    ) -> Receipt | None:
+        """Record an event, and in the same line keep runs, what others have used, and drop those that have ended.
 
         Returns:
             None when nothing of that is kept, or can be: then the event is still to be recorded.
@@ -71,11 +78,14 @@ class KeptRuns:
         barrier = self._engine.vaults.barrier
         if barrier is None or barrier.sealed:
             return None
-        kept = [kept_run(run, self._boot, self._held(run)) for run in keep if run.live and not run.implicit]
-        dropped = []
+        whole = [run for run in keep if run.live and not run.implicit]
+        kept = [kept_run(run, self._boot, self._held(run)) for run in whole]
+        used = [run for run in charged if run.live and not run.implicit]
+        kept += [Used.kept(run, self._held(run)) for run in used]
+        dropped = [Used.id_of(run.id) for run in whole]
         for run in ended:
             if not run.implicit:
-                dropped.append(run.id)
+                dropped += [run.id, Used.id_of(run.id)]
                 kept += self._still_confined(run)
         if not kept and not any(one in barrier.runs() for one in dropped):
             return None
@@ -83,8 +93,8 @@ class KeptRuns:
         receipt = barrier.keep_runs(event, tenant=uid, keep=kept, drop=[*dropped, *free])
         for gone in free:
             del self._confined[gone]
-        for one in kept:
-            self._counted.pop(one["id"], None)
+        for run in (*whole, *used):
+            self._counted.pop(run.id, None)
         return receipt
 
     def _held(self, run: Run) -> list[tuple[bytes, int]]:
@@ -99,13 +109,14 @@ class KeptRuns:
         return []
 
     def charged(self, run: Run, grant: Grant | None) -> tuple[Run, ...]:
-        """A run was charged an acquisition: what is to be kept with the record of it."""
+        """A run was charged an acquisition: whose use is to be kept with the record of it."""
         if run.implicit:
             return ()
-        if (grant is None or grant.max_uses is None) and run.scope.max_uses is None:
-            self._counted[run.id] = run
+        lineage = tuple(run.lineage())  # all of them were charged
+        if (grant is None or grant.max_uses is None) and all(one.scope.max_uses is None for one in lineage):
+            self._counted.update((one.id, one) for one in lineage)
             return ()
-        return (run,)
+        return lineage
 
     def ended(self, run: Run) -> None:
         """A run has ended; its record drops it."""
@@ -121,7 +132,7 @@ class KeptRuns:
         """Keep what was counted since: the daemon is stopping, and the last request was answered."""
         counted = [run for run in self._counted.values() if run.live]
         if counted and self._engine.vaults.state == "unsealed":
-            self.record(Event("run.kept", "ok", _VAULTD, total=len(counted)), None, counted, ())
+            self.record(Event("run.kept", "ok", _VAULTD, total=len(counted)), None, (), (), counted)
 
     # -- coming back
 
@@ -141,14 +152,21 @@ class KeptRuns:
         runs = 0
         self._inhabited = None
         living = self._word.read()
-        for kept, raw in list(barrier.runs().items()):
+        ends: dict[str, tuple[bytes | None, str]] = {}  # of runs that are over: what ends with them shares the record
+        for kept, raw in parents_first(barrier.runs()):
             try:
+                if Used.names(kept):
+                    if Used.from_dict(raw).run not in barrier.runs():
+                        over.setdefault((None, "malformed"), []).append(kept)
+                    continue
                 if Confined.names(kept):
                     found = Confined.from_dict(raw)
                     if not self._confine(found):
                         over.setdefault((None, "process"), []).append(kept)
                     continue
                 run = restored_run(raw)
+                if (used := barrier.runs().get(Used.id_of(run.id))) is not None:
+                    Used.from_dict(used).give_to(run)
             except Invalid as error:
                 _log.error("%s: it is dropped", error.message)
                 over.setdefault((None, "malformed"), []).append(kept)
@@ -157,6 +175,8 @@ class KeptRuns:
                 continue
             held, reason = self._identify(run.anchor)
             reason = reason or self._why_over(barrier, run, now)
+            if run.parent is not None:
+                reason = self._why_orphaned(run, run.parent, ends, now) or reason
             if run.id in stopped or (living is not None and run.id not in living):
                 reason = "ended-unrecorded"  # by a verb that stops harm: this is the record that was owed
             if held is not None and not reason:
@@ -172,7 +192,8 @@ class KeptRuns:
                 if self._confine(stays):
                     confined.append(stays.to_dict())
             trail = run.tenant if barrier.ledger.keyring.entry(run.tenant) is not None else None
-            over.setdefault((trail, reason), []).append(run.id)
+            ends[run.id] = trail, reason
+            over.setdefault(ends[run.id], []).append(run.id)
         ended = self._record_ends(barrier, over, confined)
         if runs or ended:
             _log.info("%d runs go on, %d have ended meanwhile", runs, ended)
@@ -206,6 +227,15 @@ class KeptRuns:
         if self._engine.services.get(run.service) is None:
             return "service-removed"
         return ""
+
+    def _why_orphaned(self, run: Run, parent_id: str, ends: Mapping[str, tuple[bytes | None, str]], now: Now) -> str:
+        """Why a child run is over with its parent, for whatever reason that is; empty when its parent goes on."""
+        if parent_id in ends:
+            return ends[parent_id][1]
+        parent = self._engine.book.runs.get(parent_id, now)
+        if parent is None:
+            return "parent-ended"  # on an earlier record, which did not come to its children
+        return "" if parent.allows_child(run.scope, run.expires) else "malformed"
 
     def _confine(self, found: Confined) -> bool:
         """Confine a process again, or whom it left in its session; False when nobody is left."""
@@ -249,6 +279,7 @@ class KeptRuns:
                     "run.ended", "ok", _VAULTD, reason=reason, run=ids[0] if len(ids) == 1 else None,
                     extra={"runs": ids[:256], "ended": len(ids)},
                 )  # fmt: skip
-            barrier.keep_runs(event, tenant=uid, keep=keep, drop=[one for one in ids if one not in anew])
+            gone = [*(one for one in ids if one not in anew), *map(Used.id_of, ids)]
+            barrier.keep_runs(event, tenant=uid, keep=keep, drop=gone)
             keep = []
         return ended

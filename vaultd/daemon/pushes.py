@@ -90,7 +90,7 @@ class Pushes:
     @staticmethod
     def _of_run(run: Run) -> tuple[Topic, ...]:
         return (
-            Topic("run", run.id),
+            *(Topic("run", one.id) for one in run.lineage()),
             *(Topic("uid", uid) for uid in run.owners),
             Topic("tenant", run.tenant),
         )

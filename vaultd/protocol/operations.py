@@ -453,10 +453,21 @@ _ALL: Final = (
     Operation(
         "run.open",
         "service; run (a child run); admin",
-        "open a run for one tenant; no `anchor`: the peer itself; `uid` may claim it; `confine`: it gets nothing else",
-        required={"tenant": NAME, "scope": texts(64, least=0, each=512)},
-        optional={"service": NAME, "purpose": NAME, "ttl": DURATION, "anchor": UINT32, "uid": UINT32, "confine": BOOL},
+        "open a run for one tenant; no `anchor`: the peer itself; `uid` may claim it; `confine`: it gets nothing else; "
+        "`uses`: acquisitions at most, its child runs' included; with a run's token: a child run, of its `tenant`",
+        required={"scope": texts(64, least=0, each=512)},
+        optional={
+            "tenant": NAME,
+            "service": NAME,
+            "purpose": NAME,
+            "ttl": DURATION,
+            "uses": UINT32,
+            "anchor": UINT32,
+            "uid": UINT32,
+            "confine": BOOL,
+        },
         reply={"run": WORD, "token": TOKEN, "expires_in": DURATION},
+        reply_optional={"tenant": NAME},
         codes=("invalid", "quota", "closed", *_STORE),
     ),
     Operation(
@@ -469,7 +480,7 @@ _ALL: Final = (
     ),
     Operation(
         "run.close",
-        "run (itself); who opened it; can manage; admin, responder",
+        "run (itself, and below it); who opened it; can manage; admin, responder",
         "end a run, its child runs and its leases",
         optional={"of_run": WORD},
         reply_optional={"recorded": BOOL, "owed": BOOL, "revoked": UINT32},
@@ -477,12 +488,13 @@ _ALL: Final = (
     ),
     Operation(
         "run.list",
-        "who opened them; can manage (with `tenant`); admin",
+        "who opened them; run (itself, and below it); can manage (with `tenant`); admin",
         "live runs",
         optional={"tenant": NAME, **_PAGE},
         reply=_LISTED,
         items={"run": WORD, "tenant": NAME, "expires_in": DURATION},
         items_optional={
+            "parent": WORD,
             "service": NAME,
             "purpose": NAME,
             "uid": UINT32,
@@ -490,6 +502,8 @@ _ALL: Final = (
             "scope": texts(64, least=0, each=512),
             "leases": UINT32,
             "opened": INSTANT,
+            "uses": UINT32,
+            "max_uses": UINT32,
             "implicit": BOOL,
             "claimable": BOOL,
         },
@@ -560,7 +574,7 @@ _ALL: Final = (
     Operation(
         "lease.revoke",
         "who holds it; can manage; admin, responder",
-        "end one lease, a run's, a secret's or a tenant's",
+        "end one lease, a run's and its child runs', a secret's or a tenant's",
         optional={"lease": WORD, "of_run": WORD, "tenant": NAME, "secret": SECRET},
         rule=_one_target,
         reply={"revoked": UINT32},

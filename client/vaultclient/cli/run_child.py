@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vaultclient.cli.run_plan import Placed, Plan
     from vaultclient.cli.run_redact import Redaction
 
-__all__ = ["become", "receive"]
+__all__ = ["ask", "become", "receive"]
 
 _AWAY: Final = frozenset({"unavailable", "sealed"})
 _RETRY: Final = 0.25
@@ -112,12 +112,13 @@ def _take_terminal(terminal: int) -> None:
 def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) -> dict[str, str | bytes]:
     """Open the run, let the monitor subscribe to what happens to it, then lease; returns the whole environment."""
     with App(plan.socket) as app:
-        keys: dict[str, Any] = {"tenant": plan.tenant, "scope": plan.scope(), "confine": True}
-        given = {"service": plan.service, "purpose": plan.purpose, "ttl": plan.ttl}
-        keys.update({name: what for name, what in given.items() if what is not None})
-        # Confined: the run is this process's alone, and this process's session gets nothing beside it.
-        opened = _open(app, keys, plan)
-        token = opened["token"]
+        # Confined either way: the run is this process's alone, and this process's session gets nothing beside it.
+        if plan.handed is not None:
+            token = plan.handed
+            opened = ask(app, plan, "run.claim", {}, run=token)
+        else:
+            opened = ask(app, plan, "run.open", {**plan.request(), "confine": True})
+            token = opened["token"]
         _tell(link, {"run": opened["run"], "token": encode_token(token)})
         # Without this a revocation between our lease and the monitor's subscription would reach nobody.
         if receive(link) is None:
@@ -140,13 +141,13 @@ def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) 
     return variables
 
 
-def _open(app: App, keys: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """Open the run; where the plan says so, wait for a daemon that is away or sealed, as after a restart."""
+def ask(app: App, plan: Plan, op: str, keys: dict[str, Any], run: bytes | None = None) -> dict[str, Any]:
+    """Open or claim the run; where the plan says so, wait for a daemon that is away or sealed, as after a restart."""
     end = time.monotonic() + plan.wait
     with working(app.out, "waiting for vaultd") if plan.wait else contextlib.nullcontext():
         while True:
             try:
-                return app.call("run.open", keys, run=plan.token).keys
+                return app.call(op, keys, run=run).keys
             except VaultError as error:
                 left = end - time.monotonic()
                 if error.code not in _AWAY or left <= 0:

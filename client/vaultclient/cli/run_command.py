@@ -11,7 +11,7 @@ from vaultclient.cli.children import must_be_found
 from vaultclient.cli.durations import duration
 from vaultclient.cli.failures import CliError, Stopped
 from vaultclient.cli.group import Verb, verb
-from vaultclient.cli.options import complete_tenant
+from vaultclient.cli.options import Whole, complete_tenant
 from vaultclient.cli.output import counted
 from vaultclient.cli.run_plan import MOST_NAMED, Plan, environment, placements
 
@@ -45,10 +45,13 @@ class _RunVerb(Verb):
 
 
 @verb("run", cls=_RunVerb, context_settings={"allow_interspersed_args": False})
-@click.option("--tenant", metavar="T", required=True, help="For which tenant.", shell_complete=complete_tenant)
+@click.option(
+    "--tenant", metavar="T", help="For which tenant; within a run it is the run's.", shell_complete=complete_tenant
+)
 @click.option("--service", metavar="S", help="As which service, where several match the caller.")
 @click.option("--purpose", metavar="P", help="What for.")
 @click.option("--ttl", metavar="SPAN", help="Hard end of the run; 1h when left out.")
+@click.option("--uses", metavar="N", type=Whole(1, 10**9), help="Acquisitions at most, its child runs' included.")
 @click.option(
     "--env", "by_env", metavar="NAME=SECRET", multiple=True, help="Put a secret's value into a variable. Repeatable."
 )
@@ -79,10 +82,11 @@ class _RunVerb(Verb):
 @click.argument("command", metavar="-- CMD...", nargs=-1, type=click.UNPROCESSED)
 def run(
     app: App,
-    tenant: str,
+    tenant: str | None,
     service: str | None,
     purpose: str | None,
     ttl: str | None,
+    uses: int | None,
     by_env: tuple[str, ...],
     by_fd: tuple[str, ...],
     allow: tuple[str, ...],
@@ -98,19 +102,22 @@ def run(
     of up to a minute. When the run or a lease of it is revoked, CMD's session gets SIGTERM and, 5 seconds later,
     SIGKILL.
 
+    Within a run (VAULTD_RUN_FD or VAULTD_RUN) it is a child run: narrower, drawn from that one, and over with it.
+
     Ends with CMD's status; 125 when vaultctl failed before CMD started, 126 or 127 when CMD could not be executed or
     found, 143 when the run was ended.
     """
     try:
-        variables, placed = _checked(app, by_env, by_fd, passed, command)
+        variables, placed = _checked(app, tenant, by_env, by_fd, passed, command)
         seconds = duration(ttl, "TTL") if ttl is not None else None
         patience = duration(wait, "time to wait") if wait is not None else 0
     except CliError as error:
         error.status = error.status or FAILED
         raise
     socket = variables["VAULTD_SOCKET"]
-    token = app.token
-    plan = Plan(tenant, service, purpose, seconds, placed, allow, command, variables, socket, token, redact, patience)
+    plan = Plan(
+        tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token, redact, patience, uses
+    )
     if (named := len(plan.scope())) > MOST_NAMED:
         words = f"{named} secrets are more than the {MOST_NAMED} of one run"
         raise CliError("invalid", words, "--allow takes patterns", status=FAILED)
@@ -123,11 +130,18 @@ def run(
 
 
 def _checked(
-    app: App, by_env: Sequence[str], by_fd: Sequence[str], passed: Sequence[str], command: Sequence[str]
+    app: App,
+    tenant: str | None,
+    by_env: Sequence[str],
+    by_fd: Sequence[str],
+    passed: Sequence[str],
+    command: Sequence[str],
 ) -> tuple[dict[str, str], tuple[Placed, ...]]:
     """All that can be wrong before a process is made: the child's environment, and where its secrets go."""
     if not command:
         raise CliError("invalid", "the command is missing", "vaultctl run --tenant T ... -- CMD")
+    if tenant is None and app.token is None:
+        raise CliError("invalid", "the tenant is missing", "vaultctl run --tenant T ... -- CMD")
     placed = placements(by_env, by_fd)
     variables = environment(os.environ, passed, placed, app.socket_path())
     must_be_found(command[0], variables.get("PATH", os.defpath))

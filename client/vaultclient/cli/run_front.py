@@ -14,6 +14,7 @@ from vaultclient.cli.children import exit_status
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.kernel import set_dumpable
 from vaultclient.cli.run_monitor import PASSED_ON, monitor
+from vaultclient.cli.run_within import open_within
 from vaultclient.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def carry_out(plan: Plan) -> tuple[int, int]:
     Raises:
         CliError: it did not start, or was ended; with the status that says so.
     """
+    if plan.token is not None:
+        plan = open_within(plan, plan.token)
     set_dumpable(False)  # what we carry for the run is not for the command to read
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is somebody to pass them on to
     terminal = Terminal.for_person()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultclient.cli.failures import CliError
 
@@ -31,9 +31,13 @@ class Placed(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One `vaultctl run`; `wait`: seconds to wait at the start for a daemon that is away or sealed."""
+    """One `vaultctl run`; `wait`: seconds to wait at the start for a daemon that is away or sealed.
 
-    tenant: str
+    `tenant` is None only within a run, until the child run is open (`run_within`); `token` is the run's that vaultctl
+    was called in, `handed` the child run's that the command is to claim.
+    """
+
+    tenant: str | None
     service: str | None
     purpose: str | None
     ttl: int | None
@@ -45,10 +49,23 @@ class Plan(NamedTuple):
     token: bytes | None
     redact: bool = False
     wait: int = 0
+    uses: int | None = None
+    handed: bytes | None = None
 
     def scope(self) -> list[str]:
         """What the run is opened for: the secrets named, and the patterns of --allow, each once."""
         return list(dict.fromkeys([*(one.secret for one in self.placed), *self.allowed]))
+
+    def request(self) -> dict[str, Any]:
+        """The keys of `run.open`."""
+        given = {
+            "tenant": self.tenant,
+            "service": self.service,
+            "purpose": self.purpose,
+            "ttl": self.ttl,
+            "uses": self.uses,
+        }
+        return {"scope": self.scope(), **{name: what for name, what in given.items() if what is not None}}
 
 
 def _variable(name: str, option: str) -> str:

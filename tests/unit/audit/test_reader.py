@@ -84,15 +84,18 @@ def test_filters_take_what_they_name() -> None:
     middle = world.clock.wall() + 500_000_000
     world.lease(0, "b", run="run_1")
     world.lease(0, "a", run="run_2")
+    world.trail.record(Event("run.ended", "ok", ACTOR, extra={"runs": ["run_2", "run_3"]}), world.tenants[0])
     world.flush()
     records = world.records(world.tenants[0])
 
     def shown(wanted: Filter) -> list[int]:
         return [record.seq for record in records if wanted.takes(record)]
 
-    assert shown(Filter()) == [1, 2, 3]
-    assert shown(Filter(since=middle)) == [2, 3]
+    assert shown(Filter()) == [1, 2, 3, 4]
+    assert shown(Filter(since=middle)) == [2, 3, 4]
     assert shown(Filter(run="run_1")) == [1, 2]
+    assert shown(Filter(run="run_2")) == [3, 4]
+    assert shown(Filter(run="run_3")) == [4]  # one record for all that ended together
     assert shown(Filter(secret="a")) == [1, 3]
     assert shown(Filter(since=middle, secret="a")) == [3]
 

@@ -256,9 +256,13 @@ class TinyDaemon:
 
     def do_run_open(self, session: Session, request: Request) -> tuple[dict[str, Any], bytes]:
         token = bytes([next(self.numbers)]) * 32
-        run = {"run": f"run_{next(self.numbers)}", "tenant": request.keys["tenant"], "scope": request.keys["scope"]}
-        self.runs[token] = {**run, "parent": request.run, "claimed": False}
-        return {"run": run["run"], "token": token, "expires_in": 3_600}, b""
+        parent = self._run(request) if request.run else None
+        tenant = request.keys["tenant"] if parent is None else parent["tenant"]
+        if request.keys.get("tenant", tenant) != tenant:
+            raise Refusal("denied", "not allowed, or not there")
+        run = {"run": f"run_{next(self.numbers)}", "tenant": tenant, "scope": request.keys["scope"]}
+        self.runs[token] = {**run, "parent": request.run, "uses": request.keys.get("uses"), "claimed": False}
+        return {"run": run["run"], "token": token, "tenant": tenant, "expires_in": 3_600}, b""
 
     def do_run_claim(self, session: Session, request: Request) -> tuple[dict[str, Any], bytes]:
         run = self._run(request)

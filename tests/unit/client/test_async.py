@@ -309,6 +309,24 @@ def test_child_claims_the_run_it_was_handed(daemon: Any) -> None:
     play(scene())
 
 
+def test_a_run_within_a_run_is_its_child(daemon: Any) -> None:
+    """As of the sync client: of the run at hand, or of the one that the environment hands over."""
+
+    async def scene() -> None:
+        async with AsyncClient(daemon.path, environ={}) as vault, vault.run("acme", scope=["**"]) as top:
+            async with top.run(scope=["openai/*"], uses=3) as child:
+                assert child.tenant == "acme"
+                assert (daemon.runs[child.token]["parent"], daemon.runs[child.token]["uses"]) == (top.token, 3)
+            async with AsyncClient(environ=top.environment()) as inside, inside.run(scope=["openai/*"]) as child:
+                assert child.tenant == "acme"
+                assert daemon.runs[child.token]["parent"] == top.token
+                async with child.lease("openai/prod") as lease:
+                    assert lease.run_id == child.id
+        assert not daemon.runs
+
+    play(scene())
+
+
 def test_idle_connection_that_the_daemon_closed_is_replaced(daemon: Any) -> None:
     """A daemon that restarted between two requests costs nothing, whether the loop has heard of it or not."""
 

@@ -116,6 +116,24 @@ def test_run_is_handed_to_a_child_by_environment_or_descriptor(daemon: Any, clie
     assert not daemon.runs
 
 
+def test_a_run_within_a_run_is_its_child(daemon: Any, client: Client) -> None:
+    """By the run that one holds, by a token, and by the environment; no tenant is named, and another refused."""
+    with client.run("acme", scope=["openai/*"]) as top:
+        with top.run(scope=["openai/prod"], uses=2) as child, child.lease("openai/prod") as lease:
+            assert (child.tenant, lease.tenant, lease.run_id) == ("acme", "acme", child.id)
+            opened = daemon.runs[child.token]
+            assert (opened["parent"], opened["uses"]) == (top.token, 2)
+        for inside in (Client(daemon.path, run=top.token, environ={}), Client(environ=top.environment())):
+            with inside, inside.run(scope=["openai/prod"]) as child, child.run(scope=["openai/prod"]) as below:
+                assert child.tenant == below.tenant == "acme"
+                assert daemon.runs[child.token]["parent"] == top.token
+                assert daemon.runs[below.token]["parent"] == child.token
+            with pytest.raises(errors.Denied), inside.run("globex", scope=["**"]):
+                pass
+            inside.close()
+    assert not daemon.runs
+
+
 def test_value_of_a_mebibyte_goes_up_in_chunks(daemon: Any, client: Client) -> None:
     """A value over 48 KiB is uploaded in order on one connection, then stored."""
     big = os.urandom(1_048_576)

@@ -156,3 +156,91 @@ def test_a_halted_vault_keeps_nothing(world: KeptWorld) -> None:
         world.close(run)
     assert not run.live
     world.kept.keep_counts()  # says nothing: there is nothing left to do
+
+
+def test_a_use_is_kept_apart_from_the_run(world: KeptWorld) -> None:
+    """A bounded acquisition keeps what was used and not the run again, until that is kept or dropped itself."""
+    run = world.open()
+    size = world.vault.barrier.ledger.system_log.size
+    world.charge(run, world.grant(max_uses=9))
+    assert kept(world) == {run.id, f"uses_{run.id}"}
+    assert world.vault.barrier.runs()[run.id]["total"] == 0
+    assert world.vault.barrier.ledger.system_log.size - size < 300
+    world.record(Event("run.claim", "ok", ADMIN), world.acme, keep=[run])
+    assert kept(world) == {run.id}
+    assert world.vault.barrier.runs()[run.id]["total"] == 1
+    world.charge(run, world.grant(max_uses=9))
+    world.close(run)
+    assert not kept(world)
+
+
+@pytest.mark.parametrize("change", [{"uses": []}, {"total": None}, {"run": "run_other"}, {"held": 7}])
+def test_a_run_whose_uses_cannot_be_read_is_over(world: KeptWorld, change: dict[str, object]) -> None:
+    """Going on without them would give uses back; nor is anything of it left to stumble over."""
+    run = world.open()
+    world.charge(run, world.grant(max_uses=9))
+    spoilt = {**world.vault.barrier.runs()[f"uses_{run.id}"], **change}
+    world.vault.barrier.keep_runs(Event("lease.acquire", "ok", ADMIN), tenant=world.acme, keep=[spoilt])
+    after = world.after(world.vault.reopen())
+    assert {reason for reason, _ in after.ends()} == {"malformed"}
+    assert not kept(after)
+    assert after.restored.runs == 0
+
+
+class TestChildRuns:
+    """Runs in runs over a restart."""
+
+    def test_a_tree_goes_on_or_ends_from_where_it_broke(self, world: KeptWorld, child: subprocess.Popen[bytes]) -> None:
+        """The middle's process ended meanwhile: it and what is below are over on one record, the rest goes on."""
+        top = world.open()
+        middle = world.open(child.pid, parent=top)
+        low, beside = world.open(parent=middle), world.open(parent=top)
+        end(child)
+        after = world.after(world.vault.reopen())
+        assert after.restored == (2, 2)
+        assert after.ends() == [("anchor-died", 2)]
+        assert kept(after) == {top.id, beside.id}
+        back = after.book.runs.get(beside.id, after.now())
+        assert back is not None
+        assert back.above is after.book.runs.get(top.id, after.now())
+        assert after.book.runs.get(low.id, after.now()) is None
+
+    def test_an_orphan_never_comes_back(self, world: KeptWorld) -> None:
+        """A kept child whose parent is not kept any more is over, though its process lives."""
+        top = world.open()
+        world.open(parent=top)
+        world.vault.barrier.keep_runs(Event("run.close", "ok", ADMIN), tenant=world.acme, drop=[top.id])
+        after = world.after(world.vault.reopen())
+        assert after.ends() == [("parent-ended", 1)]
+        assert not kept(after)
+
+    def test_a_child_beyond_its_parent_does_not_come_back(self, world: KeptWorld) -> None:
+        """What is read is held against the parent again, whoever wrote it."""
+        low = world.open(parent=world.open(ttl=100), ttl=100)
+        wider = {**world.vault.barrier.runs()[low.id], "expires": low.expires + 1}
+        world.vault.barrier.keep_runs(Event("run.open", "ok", ADMIN), tenant=world.acme, keep=[wider])
+        after = world.after(world.vault.reopen())
+        assert after.ends() == [("malformed", 1)]
+        assert after.restored == (1, 1)
+
+    def test_what_is_bounded_is_counted_in_every_run_above(self, world: KeptWorld) -> None:
+        """An acquisition under a bounded grant, or below a run with a budget, is kept of the whole lineage at once."""
+        top = world.open(uses=5)
+        low = world.open(parent=world.open(parent=top))
+        for grant in (world.grant(max_uses=3), world.grant()):
+            world.charge(low, grant)
+        after = world.after(world.vault.reopen())
+        assert [run.total for run in after.book.runs.all(after.now())] == [2, 2, 2]
+        assert {run.uses_left for run in after.book.runs.all(after.now())} == {3}
+
+    def test_all_below_is_dropped_with_one_line(self, world: KeptWorld) -> None:
+        """Ending the first run drops the whole tree with the record of it."""
+        top = world.open()
+        for _ in range(3):
+            world.open(parent=world.open(parent=top))
+        world.vault.flush()
+        lines = len(world.vault.bodies("acme"))
+        world.close(top)
+        world.vault.flush()
+        assert not kept(world)
+        assert len(world.vault.bodies("acme")) == lines + 1

@@ -11,6 +11,7 @@ from vaultd.access.scope import Scope
 from vaultd.crypto.memory import wipe
 from vaultd.daemon.managers import managed_tenant, manages
 from vaultd.daemon.namespaces import parent_inside
+from vaultd.daemon.ops.inside import run_below, tenant_of_run
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.reveals import Revealed, by_descriptor
 from vaultd.daemon.ops.table import Done, Stopped, operation
@@ -38,7 +39,7 @@ def acquire(call: Call) -> Pending:
     purpose_name = purpose(keys["purpose"]) if "purpose" in keys else None
     delivery = keys.get("delivery", "fd")
     if call.run is not None:
-        uid, service = _tenant_of_run(call, call.run, secret), call.run.service
+        uid, service = tenant_of_run(call, call.run, secret=secret), call.run.service
         scope: Scope | None = call.run.scope
     else:
         uid, found = call.reach(
@@ -74,15 +75,6 @@ def _takes_anew(call: Call, run: Run, secret: SecretName) -> bool:
         return (call.barrier.history(run.tenant, secret).id, version) in run.anew
     except NotFound:
         return False
-
-
-def _tenant_of_run(call: Call, run: Run, secret: SecretName) -> bytes:
-    """The run's tenant, when the request names it or none; another one, there or not, gets the constant answer."""
-    asked = call.keys.get("tenant")
-    if asked is not None and call.engine.find_tenant(tenant_name(asked)) != run.tenant:
-        call.deny("outside the run's tenant", run.tenant, tenant=asked, secret=secret)
-        raise denied()
-    return run.tenant
 
 
 def _implicit(call: Call, uid: bytes, service: str) -> tuple[Run | None, HeldProcess | None]:
@@ -155,7 +147,7 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
         extra={"grant": lease.grant, "ttl": decision.ttl, **({"anew": True} if request.renewal else {})},
         secret_id=ref.secret_id,
     )
-    receipt = call.record(uid, event, keep=engine.kept.charged(run, decision.grant))
+    receipt = call.record(uid, event, charged=engine.kept.charged(run, decision.grant))
     keys: dict[str, Any] = {
         "lease": lease.id,
         "run": run.id,
@@ -226,7 +218,8 @@ def release(call: Call) -> Pending:
 
 @operation("lease.list")
 def list_all(call: Call) -> Pending:
-    """Live leases: all for admins, a tenant's for who manages it, their own for others."""
+    """Live leases: all for admins, a tenant's for who manages it, their own for others; within a run, also those of the
+    runs below."""
     engine, barrier = call.engine, call.barrier
     leases = engine.book.leases
     uid: bytes | None = None
@@ -234,7 +227,7 @@ def list_all(call: Call) -> Pending:
         uid = barrier.uid(tenant_name(call.keys["tenant"])) if "tenant" in call.keys else None
         found = leases.of_tenant(uid, call.now) if uid is not None else leases.all(call.now)
     elif call.run is not None:
-        found = leases.of_run(call.run, call.now)
+        found = [lease for run in call.run.subtree() for lease in leases.of_run(run, call.now)]
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
@@ -311,16 +304,25 @@ def _revoke_managed(call: Call) -> Pending | None:
 
 
 def _revoke_own(call: Call) -> Pending:
-    """Who holds a lease or opened a run may end it; everything else is the constant denial."""
+    """Who holds a lease or opened a run may end it, and a run what is below it; all else is the constant denial."""
     keys, engine, book = call.keys, call.engine, call.engine.book
     engine.unsealed(stopping=True)
     if "lease" in keys:
-        lease = _lease(call)
+        lease = _below(call, keys["lease"]) or _lease(call)
         return _revoked(call, book.release(lease), lease.run.tenant, lease=lease.id, secret=lease.secret)
-    if "of_run" in keys and call.run is None and not engine.is_inside_run(call.connection):
+    if "of_run" in keys and call.run is not None:
+        run = run_below(call, call.run, keys["of_run"])
+        return _revoked(call, book.end_run(run), run.tenant, run=run.id)
+    if "of_run" in keys and not engine.is_inside_run(call.connection):
         run = book.runs.owned(keys["of_run"], call.facts.uid, call.now)
         return _revoked(call, book.end_run(run), run.tenant, run=run.id)
     raise denied()
+
+
+def _below(call: Call, lease_id: str) -> Lease | None:
+    """The live lease of that id in a run below the caller's."""
+    lease = call.engine.book.leases.get(lease_id, call.now)
+    return lease if lease is not None and call.run is not None and call.run in lease.run.lineage() else None
 
 
 def _revoked(call: Call, ended: Ended, uid: bytes, **facts: Any) -> Pending:

@@ -14,10 +14,11 @@ from vaultd.crypto.memory import wipe
 from vaultd.daemon.handling import Answer
 from vaultd.daemon.managers import managed_tenant, manages
 from vaultd.daemon.namespaces import held_by_number, numbers_of, own_depth
+from vaultd.daemon.ops.inside import child_scope, held_inside, run_below
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.daemon.processes import is_ancestor, open_process
-from vaultd.errors import Denied, Invalid, NotFound, Unsupported, VaultdError
+from vaultd.errors import Denied, Invalid, NotFound, VaultdError
 from vaultd.names import purpose, service_name, tenant_name
 
 if TYPE_CHECKING:
@@ -58,23 +59,30 @@ class Opened:
 
 @operation("run.open")
 def open_run(call: Call) -> Pending:
-    """Open a run for one tenant, tied to a process."""
+    """Open a run for one tenant, tied to a process; within a run, one that is narrower and ends with it."""
     keys, engine = call.keys, call.engine
-    if call.run is not None:
-        raise Unsupported("child runs are not there yet", "open the run from outside, or lease within this one")
-    name = tenant_name(keys["tenant"])
+    parent = call.run
     named = service_name(keys["service"]) if "service" in keys else None
     purpose_name = purpose(keys["purpose"]) if "purpose" in keys else None
-    scope = Scope.parse(keys["scope"], purpose_name)
-    uid, service = call.reach(name, None, named)
-    decision = decide_open(service.name, scope, engine.grants(uid), call.now)
+    scope = Scope.parse(keys["scope"], purpose_name, keys.get("uses"))
+    if parent is not None:
+        uid, service = parent.tenant, parent.service
+        scope = child_scope(call, parent, scope)
+    elif "tenant" in keys:
+        uid, found = call.reach(tenant_name(keys["tenant"]), None, named)
+        service = found.name
+    else:
+        raise Invalid("no tenant is named", "name one; only within a run it is the run's")
+    decision = decide_open(service, scope, engine.grants(uid), call.now)
     if not decision.allowed:
-        call.refused(decision, uid, purpose=purpose_name)
+        call.refused(decision, uid, purpose=scope.purpose)
     anchor = _anchor(call)
+    if parent is not None:
+        anchor = held_inside(call, parent, anchor)
     try:
         opened = engine.book.open_run(
             tenant=uid,
-            service=service.name,
+            service=service,
             scope=scope,
             opener=call.facts,
             anchor=anchor.identity,
@@ -83,6 +91,7 @@ def open_run(call: Call) -> Pending:
             uid=keys.get("uid"),
             claimable="uid" in keys or not ("anchor" in keys or keys.get("confine", False)),
             confined=keys.get("confine", False),
+            parent=parent,
         )
     except BaseException:
         anchor.close()
@@ -91,8 +100,12 @@ def open_run(call: Call) -> Pending:
     engine.watch_anchor(run, anchor)
     seconds = (run.expires - call.now.boot) // SECOND
     extra = {"anchor": run.anchor.pid, "scope": [str(m.text) for m in scope.patterns], "ttl": seconds, "uid": run.uid}
-    call.record(uid, call.event(run=run.id, purpose=purpose_name, extra=extra), keep=(run,))
-    return Opened(call, opened, {"run": run.id, "expires_in": seconds})
+    if scope.max_uses is not None:
+        extra["uses"] = scope.max_uses
+    if parent is not None:
+        extra["parent"] = parent.id
+    call.record(uid, call.event(run=run.id, purpose=scope.purpose, extra=extra), keep=(run,))
+    return Opened(call, opened, {"run": run.id, "tenant": call.barrier.name(uid), "expires_in": seconds})
 
 
 def _anchor(call: Call) -> HeldProcess:
@@ -157,8 +170,12 @@ def claim(call: Call) -> Pending:
         raise Invalid("run.claim needs the run's token", "send it as the request's run")
     try:
         run = engine.book.runs.claimant(token, call.facts, call.now)
+        if not engine.anchor_lives(run):
+            raise denied()  # its opener is gone, or one above: the event loop has not heard of it yet
     except Denied:
         run = engine.book.find_run(token, call.facts, call.now)
+        if not engine.anchor_lives(run):
+            raise denied() from None
         call.run = run
         call.record(run.tenant, call.event(extra={"claimed": False}))
         return Done(_about(call, run, claimed=False))
@@ -204,13 +221,12 @@ def _about(call: Call, run: Run, *, claimed: bool) -> dict[str, Any]:
 
 @operation("run.close")
 def close(call: Call) -> Pending:
-    """End a run and its leases: one's own, one that one opened, a managed tenant's; admins and responders, any."""
+    """End a run, what was opened in it, and their leases: one's own, one that one opened, a managed tenant's; admins
+    and responders, any."""
     engine = call.engine
     named = call.keys.get("of_run")
     if call.run is not None:
-        if named is not None and named != call.run.id:
-            raise denied()
-        run: Run | None = call.run
+        run: Run | None = call.run if named is None else run_below(call, call.run, named)
     elif named is None:
         raise Invalid("no run is named", "send the run's token, or its id as of_run")
     elif call.is_responder or call.is_admin:
@@ -227,7 +243,8 @@ def close(call: Call) -> Pending:
         raise denied()
     ended = engine.book.end_run(run)
     engine.ended(ended, "closed", quiet=True)
-    event = call.event(run=run.id, total=len(ended.leases))
+    below = {"runs": [one.id for one in ended.runs][:256], "ended": len(ended.runs)} if len(ended.runs) > 1 else {}
+    event = call.event(run=run.id, total=len(ended.leases), extra=below)
     recorded = engine.try_record(event, run.tenant, ended=ended.runs)
     call.recorded = True
     return Stopped({"revoked": len(ended.leases)}, recorded=recorded, owed=engine.owed)
@@ -235,14 +252,15 @@ def close(call: Call) -> Pending:
 
 @operation("run.list")
 def list_all(call: Call) -> Pending:
-    """Live runs: all for admins, a tenant's for who manages it, for others those that they opened or run in."""
+    """Live runs: all for admins, a tenant's for who manages it, for others those that they opened or run in; within a
+    run, it and what was opened in it."""
     engine, barrier = call.engine, call.barrier
     uid: bytes | None = None
     if call.is_admin:
         uid = barrier.uid(tenant_name(call.keys["tenant"])) if "tenant" in call.keys else None
         runs = engine.book.runs.of_tenant(uid, call.now) if uid is not None else engine.book.runs.all(call.now)
     elif call.run is not None:
-        runs = [call.run]
+        runs = call.run.subtree()
     else:
         if engine.is_inside_run(call.connection):
             raise denied()
@@ -266,6 +284,7 @@ def _listed(call: Call, run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "tenant": call.barrier.name(run.tenant),
+        "parent": run.parent,
         "service": str(run.service),
         "purpose": str(run.scope.purpose) if run.scope.purpose is not None else None,
         "uid": run.uid,
@@ -274,6 +293,8 @@ def _listed(call: Call, run: Run) -> dict[str, Any]:
         "leases": len(call.engine.book.leases.of_run(run, call.now)),
         "opened": run.opened_wall // SECOND,
         "expires_in": max(0, run.expires - call.now.boot) // SECOND,
+        "uses": run.total,
+        "max_uses": run.scope.max_uses,
         "implicit": run.implicit,
         "claimable": run.claimable,
     }
