@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vaultclient._leases import Lease
     from vaultclient._runs import Run
     from vaultclient.errors import VaultError
-    from vaultclient.redaction import RedactingFilter, RedactingFormatter
+    from vaultclient.redaction import RedactingFilter, RedactingFormatter, RedactingStream
 
 __all__ = [
     "Answer",
@@ -34,6 +34,7 @@ __all__ = [
     "Lease",
     "RedactingFilter",
     "RedactingFormatter",
+    "RedactingStream",
     "Run",
     "VaultError",
     "errors",
@@ -48,6 +49,7 @@ _HOMES: Final = {
     "Lease": "vaultclient._leases",
     "RedactingFilter": "vaultclient.redaction",
     "RedactingFormatter": "vaultclient.redaction",
+    "RedactingStream": "vaultclient.redaction",
     "Run": "vaultclient._runs",
     "VaultError": "vaultclient.errors",
 }
