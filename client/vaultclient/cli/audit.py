@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_PROVING: Final = frozenset({"vault.unseal", "tenant.unseal", "unseal", "login"})
+_CHANGING: Final = frozenset({"slot.add", "slot.passwd", "slot.remove"})
+
 _WAIT: Final = 30
 """Seconds that one question of --follow stays open in the daemon."""
 
@@ -51,11 +54,22 @@ def _actor(record: dict[str, Any]) -> str:
     return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
 
 
+def _slots(record: dict[str, Any]) -> Iterator[str]:
+    """Which key slot was opened, and which one was changed."""
+    actor, public = record.get("actor"), record.get("public")
+    kind = record.get("kind")
+    if kind in _PROVING and isinstance(actor, dict) and actor.get("slot"):
+        yield f"by slot {actor['slot']}"
+    if kind in _CHANGING and isinstance(public, dict) and public.get("slot"):
+        yield f"slot {public['slot']}"
+
+
 def _what(record: dict[str, Any]) -> str:
     words = []
     if record.get("secret"):
         version = f" v{record['version']}" if record.get("version") else ""
         words.append(f"{record['secret']}{version}")
+    words += _slots(record)
     if record.get("count"):
         words.append(f"{record['count']} of them")
     words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
