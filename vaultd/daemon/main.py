@@ -22,6 +22,7 @@ from vaultd.daemon.hardening import harden
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
 from vaultd.daemon.notify import Notifier, Supervised, watchdog_seconds
+from vaultd.daemon.reloading import read_again
 from vaultd.daemon.server import Server
 from vaultd.daemon.tampering import VaultWatch
 from vaultd.daemon.vaults import VaultHolder
@@ -146,11 +147,7 @@ async def serve(
 
         def reload() -> None:
             supervised.reloading()
-            if live.reload():
-                engine.reconfigure()
-                _log.info("the configuration was read again")
-            else:
-                _log.error("the configuration was read again and does not hold: %s", live.error)
+            read_again(live, engine)
             supervised.ready()
 
         loop.add_signal_handler(signal.SIGHUP, reload)

@@ -54,14 +54,18 @@ def _actor(record: dict[str, Any]) -> str:
     return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
 
 
-def _slots(record: dict[str, Any]) -> Iterator[str]:
-    """Which key slot was opened, and which one was changed."""
-    actor, public = record.get("actor"), record.get("public")
-    kind = record.get("kind")
+def _clear(record: dict[str, Any]) -> Iterator[str]:
+    """Of what the vault's own records say in the clear: which key slot was opened or changed, which files and keys."""
+    kind, actor, public = record.get("kind"), record.get("actor"), record.get("public")
     if kind in _PROVING and isinstance(actor, dict) and actor.get("slot"):
         yield f"by slot {actor['slot']}"
-    if kind in _CHANGING and isinstance(public, dict) and public.get("slot"):
+    if not isinstance(public, dict):
+        return
+    if kind in _CHANGING and public.get("slot"):
         yield f"slot {public['slot']}"
+    for key in ("files", "changed"):
+        if isinstance(public.get(key), list):
+            yield from map(str, public[key])
 
 
 def _what(record: dict[str, Any]) -> str:
@@ -69,7 +73,7 @@ def _what(record: dict[str, Any]) -> str:
     if record.get("secret"):
         version = f" v{record['version']}" if record.get("version") else ""
         words.append(f"{record['secret']}{version}")
-    words += _slots(record)
+    words += _clear(record)
     if record.get("count"):
         words.append(f"{record['count']} of them")
     words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
