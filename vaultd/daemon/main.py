@@ -36,29 +36,30 @@ if TYPE_CHECKING:
     from vaultd.access.throttle import FailureDelays
     from vaultd.store import NotedStore
 
-__all__ = ["main", "serve"]
+__all__ = ["main", "parser", "serve"]
 
 _log = logging.getLogger("vaultd")
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say; the man page is made from it."""
+    made = argparse.ArgumentParser(
         prog="vaultd",
         description="Serves a vault over a Unix socket, in the foreground. SIGHUP reads the configuration again; "
         "SIGTERM drains, drops the keys and ends; a second one ends at once.",
     )
-    parser.add_argument("--dir", metavar="DIR", help="the vault's directory")
-    parser.add_argument("--socket", metavar="PATH", help="the socket to listen on")
-    parser.add_argument("--config", metavar="FILE", help="the configuration file")
-    parser.add_argument("--version", action="version", version=f"vaultd {__version__}")
-    return parser
+    made.add_argument("--dir", metavar="DIR", help="the vault's directory")
+    made.add_argument("--socket", metavar="PATH", help="the socket to listen on")
+    made.add_argument("--config", metavar="FILE", help="the configuration file")
+    made.add_argument("--version", action="version", version=f"vaultd {__version__}")
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns its exit code (see `vaultd/protocol/codes.py`)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(format="vaultd: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         kernel = Kernel()
