@@ -14,6 +14,7 @@ from vaultclient.cli.group import family, verb
 from vaultclient.cli.offline import verify
 from vaultclient.cli.options import tenant_argument
 from vaultclient.cli.output import counted
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +140,7 @@ def export(app: App, tenant: str, out: str) -> None:
         return
     from vaultclient.cli.files import private_file
 
-    with private_file(out) as target:
+    with private_file(out) as target, working(app.out, f"exporting the trail of {tenant}"):
         for page in pages():
             target.write(page)
     app.out.done(
