@@ -238,10 +238,13 @@ def _shown(value: object) -> str:
 
 
 def _fitted(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int, wrapping: set[int]) -> list[int]:
-    """Column widths: natural where they fit; else the widest that may wrap give way first, and all others last."""
+    """Column widths: natural where they fit; else the widest that may wrap give way first, and all others last.
+
+    An id that is broken in two cannot be copied: before that, names become narrow.
+    """
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     room = width - _GAP * (len(heads) - 1)
-    for candidates, least in ((wrapping, 12), (set(range(len(heads))), 8)):
+    for candidates, least in ((wrapping, 12), (wrapping, 6), (set(range(len(heads))), 8)):
         floors = [min(w, max(len(head), least)) for w, head in zip(widths, heads, strict=True)]
         while sum(widths) > room:
             shrinkable = [i for i in candidates if widths[i] > floors[i]]
