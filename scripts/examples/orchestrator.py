@@ -180,13 +180,15 @@ async def come_and_go(vault: AsyncClient, names: Sequence[str], seen: Seen, done
 # -- the whole
 
 
-def judged(every: Sequence[Seen], guests: Seen) -> int:
-    """Print the table; returns the exit status."""
-    rows = [["tenant", "workers", "own key", "another's", "refused", "failed"]]
-    for tenant in sorted({seen.tenant for seen in every}):
-        mine = [seen for seen in every if seen.tenant == tenant]
+def judged(every: Sequence[Seen], guests: Seen, *, each: bool = False) -> int:
+    """Print the table, a line for each tenant or each worker; returns the exit status."""
+    rows = [["tenant", "worker" if each else "workers", "own key", "another's", "refused", "failed"]]
+    tenants = sorted({seen.tenant for seen in every})
+    crews = [[seen for seen in every if seen.tenant == tenant] for tenant in tenants]
+    for number, mine in enumerate([[seen] for crew in crews for seen in crew] if each else crews, 1):
+        tenant = mine[0].tenant
         counts = [
-            len(mine),
+            number if each else len(mine),
             sum(s.own for s in mine),
             sum(len(s.others) for s in mine),
             sum(s.refused for s in mine),
@@ -237,7 +239,7 @@ async def orchestrate(socket: Path, passphrase: bytes, options: argparse.Namespa
             done.set()
             count = await coming
         print(f"{count} tenants were made and deleted meanwhile.\n")
-        return judged(every, guests)
+        return judged(every, guests, each=options.each)
 
 
 def with_daemon(options: argparse.Namespace) -> int:
@@ -295,6 +297,7 @@ def main() -> NoReturn:
     parser.add_argument("--seconds", type=seconds, default=60.0, help="how long each works (1 to 600; 60)")
     parser.add_argument("--workers", type=between(1, 200, int), default=50, help="how many (1 to 200; 50)")
     parser.add_argument("--tenants", type=between(2, 100, int), default=20, help="for how many tenants (2 to 100; 20)")
+    parser.add_argument("--each", action="store_true", help="a line for each worker, not for each tenant's together")
     parser.add_argument("--worker", metavar="TENANT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:

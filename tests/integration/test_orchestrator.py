@@ -66,6 +66,18 @@ def test_a_key_that_went_astray_is_a_failure(
     assert words in capsys.readouterr().err
 
 
+def test_each_worker_can_have_its_line(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --each nothing is added up: what each worker saw stands by itself."""
+    every = [example.Seen("globex", own=3), example.Seen("acme", own=2), example.Seen("acme", own=4, refused=1)]
+    assert example.judged(every, example.Seen("guests", own=1), each=True) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1:4] == [
+        ["acme", "1", "2", "0", "0", "0"],
+        ["acme", "2", "4", "0", "1", "0"],
+        ["globex", "3", "3", "0", "0", "0"],
+    ]
+
+
 def test_a_key_is_known_by_its_owner(example: Any) -> None:
     """What a worker notes down is what came, not what was asked for."""
     seen = example.Seen("acme")

@@ -32,10 +32,8 @@ def _there() -> bool:
     return shutil.which("systemd-analyze") is not None
 
 
-pytestmark = [
-    pytest.mark.skipif(not _there(), reason="needs systemd-analyze and libseccomp"),
-    pytest.mark.needs_root,
-]
+HERE = _there()
+pytestmark = pytest.mark.skipif(not HERE, reason="needs systemd-analyze and libseccomp")
 
 UNITS = [
     Path(__file__).resolve().parents[2] / "scripts" / "systemd" / f"{name}.service"
@@ -59,7 +57,10 @@ class Mine(Daemon):
         self.grant("acme", "acme-agent", "openai/*")
 
 
-@pytest.fixture(params=[(World, UNITS[0], AGENT), (Mine, UNITS[1], None)], ids=["system", "user"])
+SYSTEM = pytest.param((World, UNITS[0], AGENT), id="system", marks=[pytest.mark.needs_root] if HERE else [])
+
+
+@pytest.fixture(params=[SYSTEM, pytest.param((Mine, UNITS[1], None), id="user")])
 def confined(request: pytest.FixtureRequest) -> Iterator[tuple[Daemon, int | None]]:
     """A daemon in its unit's filter, and the uid of its agents."""
     kind, unit, uid = request.param
