@@ -8,6 +8,7 @@ import random
 import pytest
 
 from tests.support.vault_world import World
+from vaultd.audit.segments import SegmentLimits
 from vaultd.errors import Halted, VaultdError
 from vaultd.store import Fault, PowerCut
 
@@ -19,7 +20,7 @@ _ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 def _step(world: World, rng: random.Random) -> None:
     """One random action: mostly changes, now and then a flush, a part of one, or a tick."""
     names = sorted(world.state.tenants)
-    action = rng.randrange(20)
+    action = rng.randrange(22)
     if not names or action == 0:
         world.create_tenant(f"t{world.count}-{rng.randrange(10**6)}")
         return
@@ -47,6 +48,10 @@ def _step(world: World, rng: random.Random) -> None:
         uid = world.ledger.find(name)
         assert uid is not None
         world.ledger.close_log(uid)
+    elif action == 18:
+        world.checkpoint()
+    elif action == 19 and world.checkpoints:
+        world.prune(rng.choice(world.checkpoints))
     else:
         world.flush()
 
@@ -54,7 +59,8 @@ def _step(world: World, rng: random.Random) -> None:
 def live_and_crash(seed: int, rounds: int = 3) -> None:
     """Live, crash and come back `rounds` times; what comes back is one whole state, acknowledged or later."""
     rng = random.Random(seed ^ 0x5EED)
-    world = World(seed, snapshot_lines=rng.choice((1, 3, 10)))
+    segments = SegmentLimits(rng.choice((None, 1, 2_000, 6_000)), rng.choice((None, None, 1)))
+    world = World(seed, snapshot_lines=rng.choice((1, 3, 10)), segments=segments)
     for _ in range(rounds):
         world.store.arm(
             Fault(

@@ -67,6 +67,10 @@ class AuditConfig:
     """Refusals by throttle are counted in one record per uid and window."""
     anchor_seconds: int = _limit(1, 1, 60)
     """After reads alone, the anchor follows the journal within this time."""
+    segment_bytes: int = _limit(64 << 20, 4_096, 1 << 40)
+    """A segment of the journal that has grown to this is followed by another."""
+    segment_age: int = _limit(30 * 86_400, 1, 100 * 365 * 86_400)
+    """So is one whose first line is as many seconds old."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from vaultd.access.services import Service, ServiceTable
 from vaultd.access.throttle import FailureDelays, Rate, Throttle
 from vaultd.access.tickets import TicketTable
 from vaultd.audit.body import Actor, Event
+from vaultd.audit.segments import SegmentLimits
 from vaultd.crypto.kdf import RFC_9106_LOW, Profile
 from vaultd.daemon import zones
 from vaultd.daemon.call import Call
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from vaultd.audit.receipt import Receipt
     from vaultd.clock import Clock
     from vaultd.daemon.anchors import Watch
-    from vaultd.daemon.config import Config, Limits, LiveConfig
+    from vaultd.daemon.config import AuditConfig, Config, Limits, LiveConfig
     from vaultd.daemon.connection import Connection
     from vaultd.daemon.handling import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
@@ -122,6 +123,7 @@ class Engine:
         self._anchored = 0
         limits = live.current.limits
         vaults.allow(_allowance(limits))
+        vaults.segment(_segments(live.current.audit))
         self.book = Book(self._live_limits(), random)
         self.confinement = Confinement(self.book.runs, kernel)
         self.tickets = TicketTable(self._live_limits())
@@ -558,6 +560,7 @@ class Engine:
         self._share.rate = _share(self._throttle.rate)
         self.book.limits = self._live_limits()
         self.vaults.allow(_allowance(limits))
+        self.vaults.segment(_segments(self.live.current.audit))
 
     def describe(self) -> str:
         """One line on how things stand, for the service manager."""
@@ -582,6 +585,11 @@ class Engine:
 def _allowance(limits: Limits) -> Allowance:
     """What each tenant may keep."""
     return Allowance(limits.secrets_per_tenant, limits.bytes_per_tenant)
+
+
+def _segments(audit: AuditConfig) -> SegmentLimits:
+    """When a segment of the journal is full."""
+    return SegmentLimits(audit.segment_bytes, audit.segment_age * 10**9)
 
 
 def _rate(limits: Limits) -> Rate:

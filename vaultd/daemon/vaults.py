@@ -10,6 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from vaultd.audit.segments import UNBOUNDED, SegmentLimits
 from vaultd.crypto.kdf import FLOOR
 from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
 from vaultd.store import DirectoryStore, NotedStore
@@ -54,6 +55,7 @@ class VaultHolder:
         """Called when a vault that was not there at start has been opened."""
         self.barrier: Barrier | None = None
         self._allowance = UNLIMITED
+        self._segments = UNBOUNDED
         self._complaint = ""
         self._flying = False
         self._flights = 0
@@ -79,6 +81,7 @@ class VaultHolder:
             store.close()
             raise
         self.barrier.allowance = self._allowance
+        self.barrier.ledger.journal.limits = self._segments
         self.store = store
         if self.on_open is not None:
             self.on_open(store)
@@ -89,6 +92,12 @@ class VaultHolder:
         self._allowance = allowance
         if self.barrier is not None:
             self.barrier.allowance = allowance
+
+    def segment(self, limits: SegmentLimits) -> None:
+        """Begin another segment of the journal when one has had this, also in a vault that is made later."""
+        self._segments = limits
+        if self.barrier is not None:
+            self.barrier.ledger.journal.limits = limits
 
     def look(self) -> None:
         """Open the vault if one was made meanwhile; what is wrong with it is logged and leaves things as they are."""

@@ -24,6 +24,7 @@ from vaultd.protocol.fields import (
     TEXT,
     TOKEN,
     UINT32,
+    UINT64,
     WORD,
     Kind,
     choice,
@@ -635,6 +636,23 @@ _ALL: Final = (
         codes=(*_NAMED, "integrity", *_STORE),
     ),
     Operation("audit.checkpoint", _ADMIN, "a signed statement of the log's size and head", reply_tail=CHECKPOINT),
+    Operation(
+        "audit.prune",
+        _ADMIN,
+        "remove the segments that lie wholly before a checkpoint, or with `dry_run` say what would go",
+        optional={"dry_run": BOOL},
+        tail=CHECKPOINT,
+        reply={
+            "pruned": BOOL,
+            "lines": UINT64,
+            "bytes": UINT64,
+            "segments": UINT32,
+            "begins": UINT64,
+            "stays": UINT64,
+        },
+        reply_optional={"first": WORD, "last": WORD},
+        codes=("conflict", "integrity", *_STORE),
+    ),
     # -- pushes
     Operation(
         "subscribe",

@@ -32,7 +32,7 @@ FAMILIES = {
     "service": {"add", "list", "remove"},
     "grant": {"add", "list", "remove"},
     "rotate": {"root", "tenant", "secret"},
-    "audit": {"show", "verify", "export", "checkpoint"},
+    "audit": {"show", "verify", "export", "checkpoint", "prune"},
 }
 PATHS = [[one] for one in VERBS] + [[one, two] for one, those in FAMILIES.items() for two in sorted(those)]
 

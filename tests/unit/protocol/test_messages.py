@@ -38,6 +38,7 @@ SAMPLES = {
     "text": "x",
     "int": 1,
     "u32": 2**32 - 1,
+    "u64": 2**64 - 1,
     "seconds": -1,
     "i32": -1,
     "request": 5,
