@@ -181,6 +181,7 @@ async def serve(
             engine.stop()
             await server.stop()
             engine.kept.keep_counts()
+            engine.owed.close()
             supervised.close()
     finally:
         vaults.close()

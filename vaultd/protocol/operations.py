@@ -206,7 +206,7 @@ _ALL: Final = (
         "admin, responder",
         "drop the vault's keys, or one tenant's (a flag that outlives restarts)",
         optional={"tenant": NAME},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
         codes=_NAMED,
     ),
     Operation(
@@ -472,7 +472,7 @@ _ALL: Final = (
         "run (itself); who opened it; can manage; admin, responder",
         "end a run, its child runs and its leases",
         optional={"of_run": WORD},
-        reply_optional={"recorded": BOOL, "revoked": UINT32},
+        reply_optional={"recorded": BOOL, "owed": BOOL, "revoked": UINT32},
         codes=("not_found",),
     ),
     Operation(
@@ -537,7 +537,7 @@ _ALL: Final = (
         "who holds it",
         "end a lease",
         required={"lease": WORD},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
     ),
     Operation(
         "lease.list",
@@ -564,7 +564,7 @@ _ALL: Final = (
         optional={"lease": WORD, "of_run": WORD, "tenant": NAME, "secret": SECRET},
         rule=_one_target,
         reply={"revoked": UINT32},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
         codes=_NAMED,
     ),
     # -- rotation

@@ -19,6 +19,7 @@ from vaultd.crypto.primitives import ed25519_public
 from vaultd.crypto.slots import slot_public
 from vaultd.errors import IntegrityError, NotFound, Uninitialised, VaultdError
 from vaultd.store.overlay import OverlayStore
+from vaultd.store.reserve import RESERVE
 from vaultd.vault import entries
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path, log_path
 from vaultd.vault.keyring import MAX_SIZE, SYSTEM, KeyringFile
@@ -43,7 +44,20 @@ __all__ = ["CheckReport", "check"]
 
 _LENGTHS: Final = struct.Struct(">II")
 _ROOT_NAMES: Final = frozenset(
-    {KEYRING, KEYRING_NEXT, STATE, heads_path(0), heads_path(1), "audit", "system", "tenants", "living", "living.new"}
+    {
+        KEYRING,
+        KEYRING_NEXT,
+        STATE,
+        heads_path(0),
+        heads_path(1),
+        "audit",
+        "system",
+        "tenants",
+        "living",
+        "living.new",
+        "owed",
+        RESERVE,
+    }
 )
 
 

@@ -381,6 +381,21 @@ class Ledger:
         return self._unsealed().root
 
     @property
+    def owed_key(self) -> Key:
+        """The key of what is owed to the trail, for `owed`; stays the ledger's. Raises `Sealed`."""
+        return self._unsealed().owed
+
+    @property
+    def found_anchor(self) -> int:
+        """Sequence of the anchor that opening found."""
+        return self._survey.found.anchor.sequence
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What halted the ledger, if a flush did."""
+        return self._pipeline.failure
+
+    @property
     def root_keys(self) -> RootKeys:
         """What derives from the root key, for `entries`; stays the ledger's. Raises `Sealed`."""
         return self._unsealed().root_keys

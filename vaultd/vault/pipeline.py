@@ -50,6 +50,7 @@ class Pipeline:
     Attributes:
         keys: what authenticates anchors and vouching; None while the vault is sealed. Set by the ledger.
         halted: a flush failed; nothing can be staged or flushed any more.
+        failure: why, if it was a batch that failed.
         landed: called with each batch that became durable.
     """
 
@@ -66,6 +67,7 @@ class Pipeline:
     ) -> None:
         self.keys: UnsealedKeys | None = None
         self.halted = False
+        self.failure: BaseException | None = None
         self.landed: Callable[[Batch], None] = _nothing
         self.open = Batch()
         self._journal = journal
@@ -205,8 +207,8 @@ class Pipeline:
         self.require_running()
         try:
             self._committer.write(batch)
-        except BaseException:
-            self.halted = True
+        except BaseException as error:
+            self.halted, self.failure = True, error
             raise
 
     def finish(self, batch: Batch, error: BaseException | None = None) -> None:

@@ -198,6 +198,15 @@ class Output:
         if not self.as_json:
             self._aside(prose(f"vaultctl: warning: {plain(text)}", self.stderr))
 
+    def unrecorded(self, reply: Mapping[str, Any]) -> None:
+        """Say so when harm was stopped that could not be recorded, and whether it will be."""
+        if reply.get("recorded") is not False:
+            return
+        if reply.get("owed") is False:
+            self.warn("the journal could not be written, nor was there another place for it: note what you have done")
+        else:
+            self.warn("the journal could not be written; this is recorded when the vault is reopened")
+
 
 def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str = "") -> list[tuple[str, object]]:
     """What a reply says, as pairs for `record`: names with spaces, maps within as `outer inner`, instants as such."""

@@ -87,8 +87,7 @@ def seal(app: App, tenant: str | None) -> None:
     reply = app.call("seal", {} if tenant is None else {"tenant": tenant}).keys
     subject = "the vault" if tenant is None else f"tenant {tenant}"
     app.out.done(f"{subject} is sealed", {"state": "sealed", **({} if tenant is None else {"tenant": tenant}), **reply})
-    if reply.get("recorded") is False:
-        app.out.warn("the journal could not be written; this is recorded when the vault is reopened")
+    app.out.unrecorded(reply)
     app.out.next("vaultctl unseal" if tenant is None else f"vaultctl unseal {tenant}")
 
 

@@ -11,7 +11,7 @@ from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import Upload, value_of
-from vaultd.errors import Invalid, NotFound, QuotaExceeded
+from vaultd.errors import Invalid, NotFound
 from vaultd.names import SecretName, secret_name
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ _SECOND = 10**9
 
 _AT_ONCE: Final = 4_096
 """Comparisons of a name with a pattern that one listing may take at once: about a millisecond."""
-
-_MOST_SECRETS: Final = 16_384
-"""Secrets of a tenant that its own services may make; admins may make more."""
 
 
 @operation("value.begin")
@@ -64,10 +61,6 @@ def put(call: Call) -> Pending:
     """A new version, of a new secret or of one that exists."""
     keys, secret = call.keys, secret_name(call.keys["secret"])
     uid = call.allowed("put", keys["tenant"], secret)
-    if not call.is_admin:
-        known = call.barrier.tenant(uid).state.secrets
-        if len(known) >= _MOST_SECRETS and secret not in known:
-            raise QuotaExceeded("the tenant has as many secrets as it may make itself", "delete some")
     with value_of(call) as value:
         stored = call.barrier.put(
             uid,
