@@ -61,9 +61,11 @@ class World:
         """A system record that has a name to keep sealed."""
         return self.trail.record(Event("lease.acquire", "denied", ACTOR, reason="no such thing for you", tenant=name))
 
-    def flush(self) -> None:
-        """Write what is staged and mark its receipts, as the ledger does."""
-        batch = self.journal.take()
+    def flush(self, *, closing: bool = False) -> None:
+        """Write what is staged and mark its receipts, as the ledger does; with `closing` the segment ends there."""
+        batch = self.journal.take(closing=closing)
+        if closing:
+            self.trail.forget_sessions()
         if batch is not None:
             self.journal.write(batch)
             for receipt in batch.receipts:

@@ -50,16 +50,29 @@ def _step(world: World, rng: random.Random) -> None:
         world.ledger.close_log(uid)
     elif action == 18:
         world.checkpoint()
-    elif action == 19 and world.checkpoints:
-        world.prune(rng.choice(world.checkpoints))
+    elif action == 19:
+        _prune(world, rng)
     else:
         world.flush()
 
 
-def live_and_crash(seed: int, rounds: int = 3) -> None:
-    """Live, crash and come back `rounds` times; what comes back is one whole state, acknowledged or later."""
+def _prune(world: World, rng: random.Random) -> None:
+    """By one of the last checkpoints; what they say is on the disk for good, so none ever fails to fit."""
+    if world.checkpoints:
+        world.prune(rng.choice(world.checkpoints[-3:]))
+    world.checkpoint()
+
+
+def live_and_crash(seed: int, rounds: int = 3, *, pruning: bool = False) -> None:
+    """Live, crash and come back `rounds` times; what comes back is one whole state, acknowledged or later.
+
+    Args:
+        pruning: with short segments, and one pruned every other step.
+    """
     rng = random.Random(seed ^ 0x5EED)
     segments = SegmentLimits(rng.choice((None, 1, 2_000, 6_000)), rng.choice((None, None, 1)))
+    if pruning:
+        segments = SegmentLimits(rng.choice((1, 2_000)))
     world = World(seed, snapshot_lines=rng.choice((1, 3, 10)), segments=segments)
     for _ in range(rounds):
         world.store.arm(
@@ -72,6 +85,8 @@ def live_and_crash(seed: int, rounds: int = 3) -> None:
         try:
             for _ in range(rng.randint(1, 40)):
                 _step(world, rng)
+                if pruning and rng.random() < 0.5:
+                    _prune(world, rng)
         except (PowerCut, VaultdError) as error:
             if not isinstance(error, PowerCut):
                 # The disk refused, and it was the disk: from here on nothing is staged, taken or acknowledged.
