@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaultd.audit.canonical import parse_timestamp
-from vaultd.audit.chain import GENESIS, MAX_LINE, Line, Link, follow
+from vaultd.audit.chain import GENESIS, Line, Link, follow
+from vaultd.audit.lines import last_lines, lines_of
 from vaultd.audit.segments import DIRECTORY, UNBOUNDED, Place, SegmentLimits, numbers, segment_path
 from vaultd.errors import FormatVersion, Halted, IntegrityError, Internal, NotFound, Unavailable
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from vaultd.store import AppendFile, Store
 
 __all__ = ["DIRECTORY", "START", "Batch", "Entry", "Journal", "Position", "segment_path"]
-
-_CHUNK: Final = 256 << 10
-_REACH: Final = 8 << 10
-"""Bytes read to find the last two lines before a place, unless they are longer."""
 
 _RESTORE: Final = "restore the vault from a backup"
 
@@ -207,31 +204,12 @@ class Journal:
                 end = stop.offset if segment == stop.segment else file.size
                 if start > end:
                     raise IntegrityError(f"{self._shown(segment)} has {end} bytes where {start} were known", _RESTORE)
-                for raw, behind in self._lines_of(file, segment, start, end):
+                for raw, behind in lines_of(file, self._shown(segment), start, end):
                     # The end of a segment and the beginning of the next are one place: the latter names it.
                     last = behind == end and segment < stop.segment
                     yield raw, Place(segment + 1, 0) if last else Place(segment, behind), behind == len(raw)
                     if not raw.endswith(b"\n"):
                         return
-
-    def _lines_of(self, file: AppendFile, segment: int, offset: int, stop: int) -> Iterator[tuple[bytes, int]]:
-        rest = b""
-        while offset < stop:
-            chunk = file.pread(offset, min(_CHUNK, stop - offset))
-            if not chunk:
-                raise IntegrityError(
-                    f"{self._shown(segment)} was cut while it was read", "find out who changes the vault's files"
-                )
-            start = offset - len(rest)
-            offset += len(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                start += len(line) + 1
-                yield line + b"\n", start
-            if len(rest) > MAX_LINE:
-                break
-        if rest:
-            yield rest, offset
 
     @contextmanager
     def _opened(self, segment: int) -> Generator[AppendFile]:
@@ -274,7 +252,7 @@ class Journal:
                 end = position.offset if segment == position.segment else file.size
                 if end > file.size:
                     raise IntegrityError(f"{self._shown(segment)} ends before its last known line", _RESTORE)
-                found = _last_lines(file, end, count - len(found)) + found
+                found = last_lines(file, end, count - len(found)) + found
             if len(found) >= count:
                 break
         return found
@@ -310,7 +288,7 @@ class Journal:
         self._taken = self._durable = position
         self.seq, self.head, self._offset = position.seq, position.head, position.offset
         if position.offset:
-            self._begun = _time(next(self._lines_of(file, segment, 0, position.offset))[0])
+            self._begun = _time(next(lines_of(file, self._shown(segment), 0, position.offset))[0])
         self._ready = True
         return cut
 
@@ -389,21 +367,6 @@ class Journal:
         self._readers = 0
         self._close_old()
         self._current[1].close()
-
-
-def _last_lines(file: AppendFile, end: int, count: int) -> list[bytes]:
-    reach = _REACH
-    while True:
-        start = max(0, end - reach)
-        data = file.pread(start, end - start)
-        *lines, rest = data.split(b"\n")
-        if rest:
-            raise IntegrityError("the journal's last known line is cut short", _RESTORE)
-        # Unless it is the very first, a line may have begun before `start`.
-        lines = lines[1:] if start else lines
-        if start == 0 or len(lines) >= count:
-            return [line + b"\n" for line in lines[-count:]]
-        reach *= 16
 
 
 def _time(line: bytes) -> int:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["DIRECTORY", "UNBOUNDED", "Place", "SegmentLimits", "base_numbers", "base_path", "numbers", "segment_path"]
+__all__ = [
+    "DEFAULT",
+    "DIRECTORY",
+    "UNBOUNDED",
+    "Place",
+    "SegmentLimits",
+    "base_numbers",
+    "base_path",
+    "numbers",
+    "segment_path",
+]
 
 DIRECTORY: Final = "audit"
 
@@ -38,6 +48,9 @@ class SegmentLimits(NamedTuple):
 
 
 UNBOUNDED: Final = SegmentLimits()
+
+DEFAULT: Final = SegmentLimits(64 << 20, 30 * 86_400 * 10**9)
+"""64 MiB, 30 days."""
 
 
 def segment_path(segment: int) -> str:

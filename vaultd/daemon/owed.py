@@ -29,8 +29,11 @@ _log = logging.getLogger(__name__)
 
 _VAULTD: Final = Actor("system")
 
-MOST: Final = 4_096
+MOST: Final = 8_192
 """Debts that are kept; a halted daemon has little left to stop after so many."""
+
+MOST_OF_OTHERS: Final = 4_096
+"""Of these, such as neither an admin nor a responder made: who ends much of its own leaves room for them."""
 
 _FRESH: Final = 16
 """Anchors that may have been written between the halt and the opening that settles it: by the flush that failed, and by
@@ -56,14 +59,21 @@ class Owed:
         self._barrier: Barrier | None = None
         self._writer: Writer | None = None
         self._data = bytearray()
-        self._count = 0
+        self._count = self._others = 0
+        self._dropped = self._said = False
         self._file: int | None = None
         self._path = ""
+        self._written = 0  # bytes of the data that the file has
         self._flusher = _Flusher()
         self._staged: deque[tuple[Receipt, Debt]] = deque()  # harm was stopped, and the record of it is not durable yet
         self._unsettled: list[Debt] = []  # read from a file, and not on the record yet
-        self.kept = True
+        self.last = True
+        """Whether what was owed last is in a file."""
+
+    @property
+    def kept(self) -> bool:
         """Whether everything that is owed is in a file."""
+        return not self._dropped and self._written == len(self._data)
 
     # -- owing
 
@@ -81,10 +91,12 @@ class Owed:
         self.owe(Debt(event, wall))
 
     def owe(self, debt: Debt) -> bool:
-        """Keep a debt; whether a file has it, and all before it."""
-        if self._key is None or self._barrier is None or self._count >= MOST:
-            self._lost(debt)
-            return False
+        """Keep a debt; whether a file has it."""
+        people = debt.event.actor.kind in ("admin", "responder")
+        full = self._count >= MOST or (not people and self._others >= MOST_OF_OTHERS)
+        if self._key is None or self._barrier is None or full:
+            return self._lost(debt)
+        self._others += not people
         if self._writer is None:
             ledger = self._barrier.ledger
             self._writer = Writer(self._key, Header(ledger.vault_id, self._random(16), ledger.anchor.sequence))
@@ -93,49 +105,68 @@ class Owed:
             for earlier in (*self._unsettled, *(its for receipt, its in self._staged if not receipt.durable)):
                 self._data += self._writer.entry(earlier)
                 self._count += 1
-        before = len(self._data)
         self._data += self._writer.entry(debt)
         self._count += 1
-        if not self._append(before) and not self._begin_file():
-            self._lost(debt)
+        self.last = self._save()
+        if not self.last:
+            self._say(debt)
+        return self.last
+
+    def _lost(self, debt: Debt) -> bool:
+        self._say(debt)
+        self._dropped, self.last = True, False
+        return False
+
+    def _say(self, debt: Debt) -> None:
+        if not self._said:
+            self._said = True
+            _log.error(
+                "nothing takes what is owed to the audit trail: %s, by uid %s, may be lost, and more",
+                debt.event.kind,
+                debt.event.actor.uid,
+            )
+
+    def _save(self) -> bool:
+        """Have all of it in one file: the one there is, else the first place that takes it whole."""
+        if not self._put() and not any(self._begin(path) for path in self._paths if path != self._path):
             return False
         self._flusher.flush(self._path)
-        return self.kept
+        return True
 
-    def _lost(self, debt: Debt) -> None:
-        if self.kept:
-            _log.error("nothing takes what is owed to the audit trail: %s and what follows is lost", debt.event.kind)
-        self.kept = False
-
-    def _append(self, before: int) -> bool:
+    def _put(self) -> bool:
+        """Append to the file what it has not got; what did not fit whole is taken back."""
         if self._file is None:
             return False
-        return self._put(self._file, before)
-
-    def _put(self, file: int, start: int) -> bool:
-        data = memoryview(self._data)[start:]
+        rest = memoryview(self._data)[self._written :]
         try:
-            return os.pwrite(file, data, start) == len(data)
+            if os.pwrite(self._file, rest, self._written) == len(rest):
+                self._written = len(self._data)
+                return True
+            os.ftruncate(self._file, self._written)
         except OSError as error:
             _log.warning("what is owed cannot be kept at %s: %s", self._path, error.strerror)
-            return False
         finally:
-            data.release()
+            rest.release()
             self._wrote(self._path)
+        return False
 
-    def _begin_file(self) -> bool:
-        """Put everything into the first place that takes it."""
+    def _begin(self, path: str) -> bool:
+        """Put everything at `path`, in place of where it was so far."""
+        before = self._file, self._path, self._written
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        for path in self._paths:
-            self._close_file()
-            self._path = path
-            try:
-                self._file = os.open(path, flags, 0o600)
-            except OSError as error:
-                _log.warning("what is owed cannot be kept at %s: %s", path, error.strerror)
-                continue
-            if self._put(self._file, 0):
-                return True
+        try:
+            self._file, self._path, self._written = os.open(path, flags, 0o600), path, 0
+        except OSError as error:
+            _log.warning("what is owed cannot be kept at %s: %s", path, error.strerror)
+            return False
+        if self._put():
+            if before[0] is not None:
+                os.close(before[0])
+                self._unlink(before[1])
+            return True
+        self._close_file()
+        self._unlink(path)
+        self._file, self._path, self._written = before
         return False
 
     def _close_file(self) -> None:
@@ -164,7 +195,8 @@ class Owed:
         self.close()
         self._data.clear()
         self._staged.clear()
-        self._count, self.kept = 0, True
+        self._count = self._others = self._written = 0
+        self._path, self._dropped, self._said, self.last = "", False, False, True
         # A copy: what is done while the vault is being sealed is owed when its keys are gone.
         self._key, self._barrier = Key.copy_of(barrier.ledger.owed_key), barrier
         found = [data for path in self._paths if (data := _read(path)) is not None]
@@ -197,13 +229,16 @@ class Owed:
 
     def _clear(self) -> None:
         for path in self._paths:
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                _log.error("%s cannot be removed, and would be recorded again: %s", path, error.strerror)
-            self._wrote(path)
+            self._unlink(path)
+
+    def _unlink(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.error("%s cannot be removed, and would be recorded again: %s", path, error.strerror)
+        self._wrote(path)
 
 
 def _read(path: str) -> bytes | None:

@@ -52,11 +52,12 @@ class Done:
 class Stopped:
     """Harm was stopped, in memory, at once: that is answered even when it could not be recorded."""
 
-    __slots__ = ("_keys", "_owed", "_recorded")
+    __slots__ = ("_kept", "_keys", "_owed", "_recorded")
     descriptor: Final = False
 
     def __init__(self, keys: dict[str, Any] | None = None, *, recorded: bool, owed: Owed) -> None:
         self._owed = owed
+        self._kept = recorded or owed.last
         self._keys = keys if keys is not None else {}
         self._recorded = recorded
 
@@ -64,7 +65,7 @@ class Stopped:
         """The answer, and whether the record of it is durable; if not, whether it is kept for the next opening."""
         if self._recorded and error is None:
             return Answer({**self._keys, "recorded": True})
-        return Answer({**self._keys, "recorded": False, "owed": self._owed.kept})
+        return Answer({**self._keys, "recorded": False, "owed": self._kept and (self._owed.kept or not self._recorded)})
 
 
 class Refused:
