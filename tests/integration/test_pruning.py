@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -186,6 +187,19 @@ def test_the_current_segment_never_goes(world: World) -> None:
     assert len(segments(world)) == 1
     assert done["stays"] == int(signed.split(b"\n")[1]) - done["lines"] > 0
     verified(world, checkpoint=signed)
+
+
+def test_nobody_is_told_of_our_own_files(world: World) -> None:
+    """A segment that ends, a pruning and the reserve are no changes of somebody else's; a foreign file there is."""
+    grow(world, 2)
+    world.admin.call("audit.prune", {}, checkpoint(world))
+    with open(os.path.join(world.dir, "audit", "000099.jsonl"), "w"):
+        pass
+    deadline = time.monotonic() + 20
+    while not (said := [w for w in world.admin.call("status").keys["warnings"] if "somebody else" in w]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert said == ["files of the vault were changed by somebody else: audit/000099.jsonl"]
 
 
 def test_prune_by_hand(world: World, tmp_path: Any) -> None:

@@ -119,7 +119,10 @@ class Journal:
         with self._opened(behind[0]) as file:
             # The file is made before the anchor says so, and holds nothing before it does.
             if behind != [self._segment + 1] or file.size:
-                raise IntegrityError(f"{self._shown(behind[0])} lies behind the journal's known end", _RESTORE)
+                raise IntegrityError(
+                    f"{self._shown(behind[0])} lies behind the journal's known end",
+                    "find out who put it there; if nothing but it was changed, move it away",
+                )
         return True
 
     @classmethod
