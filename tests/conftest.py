@@ -21,8 +21,12 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("long", parent=settings.get_profile("default"), max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# Whoever started us may ignore hangups (nohup); what we start would inherit that, and is to be tried without.
+# Whoever started us may ignore hangups (nohup) and keyboard signals (a shell, in the background); what we start would
+# inherit that, and is to be tried without.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In a pid namespace made without a session (unshare, nsenter) ours would be out of the daemon's sight, which binds
 # neither tickets nor runs to such a one; test_containers.py makes such a place where it is wanted.

@@ -43,6 +43,8 @@ def test_a_table_fits_and_loses_nothing(rows: list[dict[str, Any]]) -> None:
 class _Listing:
     """An app whose daemon lists one thing, everything about it at its longest."""
 
+    as_json = False
+
     def __init__(self, item: dict[str, Any]) -> None:
         self.out, self.shown, _ = printed()
         self._item = item

@@ -87,11 +87,13 @@ class Screen:
     def type(self, keys: str) -> None:
         os.write(self.near, keys.encode())
 
-    def end(self) -> int:
-        """Read to the end; returns the exit status."""
+    def end(self, again: str = "") -> int:
+        """Read to the end; returns the exit status. `again` is typed now and then, as a person would."""
         end = time.monotonic() + 15
         while self.process.poll() is None:
             assert time.monotonic() < end, f"still running: {self.shown!r}"
+            if again and not self.read(0.5):
+                self.type(again)
             self.read()
         while self.read(0):
             pass
@@ -507,7 +509,8 @@ def test_pruning_asks_first(screen: Any, vault: Any, tmp_path: Path, key: str, s
     shown = screen("audit", "prune", "--before", str(tmp_path / "checkpoint"))
     shown.expect(r"(?s)3 lines from .*remove them \[y/N\]")
     shown.type(key)
-    assert shown.end() == status
+    # Python's readline misses an interrupt that comes after it has shown its prompt and before it waits for a key.
+    assert shown.end(again="\x03" if key == "\x03" else "") == status
     assert len(vault.records) == left
 
 
