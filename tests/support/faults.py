@@ -38,6 +38,9 @@ OLD: Final = b"sk-the-value-before"
 NEW: Final = b"sk-the-value-after-it"
 TOKEN: Final = {"kind": "passphrase", "bind": "self"}
 
+_CONFIG: Final = "[audit]\nsegment_bytes = 4096\n"
+"""So that segments of the journal end while calls fail."""
+
 State = dict[str, dict[str, list[bytes]]]
 
 
@@ -110,8 +113,8 @@ class Hurt(Daemon):
         self.socket = os.path.join(self.folder, "run", "vaultd.sock")
         os.mkdir(os.path.dirname(self.socket), 0o755)
         self.config = os.path.join(self.folder, "vaultd.toml")
-        with open(self.config, "w", encoding="utf-8"):
-            pass
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(_CONFIG)
         os.chmod(self.config, 0o644)
         shutil.copytree(template, self.dir)
         self.start()
@@ -122,7 +125,7 @@ class Hurt(Daemon):
 
 def template(folder: str) -> str:
     """Make the vault that every round begins with; its directory."""
-    with Daemon() as daemon:
+    with Daemon(config=_CONFIG) as daemon:
         for name in ("acme", "globex"):
             daemon.tenant(name, openai__prod=OLD, openai__spare=OLD)
         daemon.service("agent")
@@ -178,6 +181,11 @@ def _lease(hurt: Hurt) -> None:
     assert bytes(answer.tail) == OLD
 
 
+def _prune(hurt: Hurt) -> None:
+    told = hurt.admin.call("audit.prune", {}, bytes(hurt.admin.call("audit.checkpoint").tail)).keys
+    assert told["lines"]
+
+
 def _terminate(hurt: Hurt) -> None:
     hurt.process.send_signal(signal.SIGTERM)
     hurt.process.wait(30)
@@ -218,6 +226,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "slot.remove": Operation(
         lambda hurt: hurt.admin.call("slot.remove", {"slot": 2}), lambda state: state["-slots"].pop("2")
     ),
+    "audit.prune": Operation(_prune),
     "sigterm": Operation(_terminate, ends=True),
 }
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PruneVerbs", "Pruning"]
 
 _VAULT: Final = re.compile(r"vaultd/([0-9a-f]{32})\n")
-_PAUSE: Final = 32
+_PAUSE: Final = 8
 """Lines that are walked between two moments at which others may have the processor."""
 
 

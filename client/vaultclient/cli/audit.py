@@ -188,7 +188,7 @@ def prune(app: App, before: str, dry_run: bool, yes: bool) -> None:
         asks = not yes and not app.as_json and os.isatty(0)
         if asks or not app.as_json:
             _would(app, told, "go")
-        if asks and not click.confirm("remove them", err=True):
+        if asks and not _agreed():
             raise CliError("invalid", "nothing was removed", "--dry-run says what would go")
         told = app.call("audit.prune", tail=statement, slow=True).keys
     if app.as_json:
@@ -200,6 +200,13 @@ def prune(app: App, before: str, dry_run: bool, yes: bool) -> None:
         _would(app, told, "would go")
     else:
         app.out.say("nothing to remove: no whole segment lies before this checkpoint")
+
+
+def _agreed() -> bool:
+    try:
+        return click.confirm("remove them", err=True)
+    except click.Abort:  # interrupted, or the terminal's end
+        raise KeyboardInterrupt from None
 
 
 def _would(app: App, told: dict[str, Any], what: str) -> None:

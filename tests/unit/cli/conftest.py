@@ -372,6 +372,17 @@ class Vault:
     def op_audit_checkpoint(self, peer: Peer, keys: dict[str, Any], request: Request) -> tuple[dict[str, Any], bytes]:
         return {}, b"vaultd/abab\n7\n"
 
+    def op_audit_prune(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
+        """The records are the lines; a checkpoint that says 0 has nothing before it."""
+        lines = 0 if bytes(request.tail) == b"0" else len(self.records)
+        told = {"lines": lines, "bytes": 100 * lines, "segments": min(lines, 1), "begins": lines + 1, "stays": 2}
+        if lines:
+            told |= {"first": "2026-01-01T00:00:00.000000Z", "last": "2026-06-01T00:00:00.000000Z"}
+        pruned = bool(lines) and not keys.get("dry_run", False)
+        if pruned:
+            self.records = []
+        return told | {"pruned": pruned}
+
     def op_subscribe(self, peer: Peer, keys: dict[str, Any], request: Request) -> dict[str, Any]:
         peer.watches = self._run(peer, request).id if request.run is not None else ""
         return {}

@@ -497,3 +497,25 @@ def test_a_failure_takes_the_line_back_too(monkeypatch: pytest.MonkeyPatch) -> N
         assert shown.endswith(b"\r\x1b[K")
         assert b"[31m" not in shown.replace(b"\\x1b[31m", b"")
     os.close(near)
+
+
+@pytest.mark.parametrize(("key", "status", "left"), [("y\r", 0, 0), ("n\r", 2, 3), ("\r", 2, 3), ("\x03", 130, 3)])
+def test_pruning_asks_first(screen: Any, vault: Any, tmp_path: Path, key: str, status: int, left: int) -> None:
+    """What goes is said, and goes only when the person says so; nothing typed is no."""
+    vault.records = [{"kind": "x"}] * 3
+    (tmp_path / "checkpoint").write_bytes(b"7")
+    shown = screen("audit", "prune", "--before", str(tmp_path / "checkpoint"))
+    shown.expect(r"(?s)3 lines from .*remove them \[y/N\]")
+    shown.type(key)
+    assert shown.end() == status
+    assert len(vault.records) == left
+
+
+def test_pruning_does_not_ask_with_yes(screen: Any, vault: Any, tmp_path: Path) -> None:
+    """`--yes` has it said and done at once."""
+    vault.records = [{"kind": "x"}] * 3
+    (tmp_path / "checkpoint").write_bytes(b"7")
+    shown = screen("audit", "prune", "--before", str(tmp_path / "checkpoint"), "--yes")
+    assert shown.end() == 0
+    assert "3 lines from" in shown.shown
+    assert not vault.records

@@ -445,3 +445,34 @@ def test_audit_export_and_checkpoint_write_private_files(ctl: Any, vault: Any, t
     assert ctl("audit", "checkpoint", "--out", str(tmp_path / "c")).status == 0
     assert (tmp_path / "c").read_bytes() == ctl("audit", "checkpoint").out == b"vaultd/abab\n7\n"
     assert len(ctl("audit", "export", "acme", "--out", "-").out.splitlines()) == 3
+
+
+def test_audit_prune_says_what_goes_first(ctl: Any, vault: Any, tmp_path: Path) -> None:
+    """Lines, times, bytes and what stays; --dry-run only that; as JSON one object; and a file that cannot be read."""
+    vault.records = [_record(n) for n in range(3)]
+    file = tmp_path / "checkpoint"
+    file.write_bytes(b"7")
+    tried = ctl("audit", "prune", "--before", str(file), "--dry-run").text
+    assert "3 lines from 2026-01-01 00:00:00 to 2026-06-01 00:00:00 (1 segment, 300 bytes) would go" in tried
+    assert "2 lines before the checkpoint stay" in tried
+    assert ctl("audit", "prune", "--before", str(file), "--dry-run", "--json").rows == [
+        {"pruned": False, "lines": 3, "bytes": 300, "segments": 1, "begins": 4, "stays": 2}
+        | {"first": "2026-01-01T00:00:00.000000Z", "last": "2026-06-01T00:00:00.000000Z"}
+    ]
+    assert len(vault.records) == 3
+    done = ctl("audit", "prune", "--before", str(file))
+    assert "3 lines from" in done.text
+    assert "the log begins at line 4" in done.text
+    assert not vault.records
+    file.write_bytes(b"0")
+    assert "nothing to remove" in ctl("audit", "prune", "--before", str(file)).text
+    assert ctl("audit", "prune", "--before", str(file), "--json").rows[0]["lines"] == 0
+    assert ctl("audit", "prune", "--before", str(tmp_path / "none")).status == 74
+    assert ctl("audit", "prune").status == 2
+
+
+def test_what_could_not_be_recorded_is_said(ctl: Any, vault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A halted daemon's answer says whether it is kept for later; people hear of both."""
+    for owed, said in ((True, "recorded when the vault is reopened"), (False, "note what you have done")):
+        monkeypatch.setattr(vault, "op_seal", lambda *_, owed=owed: {"recorded": False, "owed": owed})
+        assert said in " ".join(ctl("seal").err.split())
