@@ -147,7 +147,7 @@ class Pipeline:
 
     def prune(self, base: Base) -> None:
         """Have the open batch take off the journal what `base` says; with a snapshot, which must not lie in that."""
-        self.open.base, self.open.anchors = base, 1
+        self.open.base, self.open.anchors = base, max(self.open.anchors, 1)
 
     def want_anchor(self, *, at_rest: bool = False) -> None:
         """Anchor the reads that are not, with the next flush; or, if nothing happened, the time that has passed."""
