@@ -241,7 +241,7 @@ def sweep_audit(store: Store, base: Base) -> int:
     strays += [base_path(number) for number in base_numbers(names) if number != base.segment]
     for path in strays:
         store.remove(path)
-    return len(strays)
+    return len(strays) + store.tidy(DIRECTORY)  # what was on its way to a name
 
 
 def sweep(store: Store, keyring: Keyring) -> int:
