@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaultd.audit.body import Event
-from vaultd.errors import IntegrityError, Internal
+from vaultd.errors import Internal, VaultdError
 from vaultd.vault import changes
 from vaultd.vault.allowance import check_value, spare_bytes
 from vaultd.vault.blob_place import BlobPlace, Room, Share
@@ -111,7 +111,8 @@ class BlobVerbs(Sealing):
         Raises:
             Internal: the receipt is not durable, was used, or names something else.
             NotFound: the version was destroyed meanwhile.
-            IntegrityError: the blob does not verify; recorded. The tenant and its other secrets are not concerned.
+            IntegrityError, FormatVersion, ConfigError, StoreError: the blob does not verify, or cannot be read; recorded.
+                The tenant and its other secrets are not concerned.
             Closed: a value in the log does not; recorded, and the tenant stays closed.
         """
         opened, secret, version = self._spent(receipt, ref)
@@ -120,7 +121,7 @@ class BlobVerbs(Sealing):
         else:
             try:
                 reader = BlobReader(ref, blob=self._open_stream(opened, secret, version, version.blob))
-            except IntegrityError:
+            except VaultdError:
                 self._record_failure(ref, actor)
                 raise
             reader.file = version.blob.file

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.audit.body import Actor, Event
-from vaultd.errors import Closed, FormatVersion, Halted, IntegrityError, NotFound, Sealed
+from vaultd.errors import Closed, ConfigError, FormatVersion, Halted, IntegrityError, NotFound, Sealed, StoreError
 from vaultd.vault.allowance import UNLIMITED
 from vaultd.vault.commit import blob_path, blobs_path
 from vaultd.vault.entries import open_name
@@ -157,11 +157,16 @@ class Core:
             unfinished = store.tidy(path)
         except NotFound:
             return
+        except (ConfigError, StoreError) as error:
+            # What is in there says nothing of the tenant's other secrets; whoever reads a blob gets the error.
+            public = {"uid": opened.uid.hex()}
+            self.ledger.stage(Event("blobs.swept", "failed", OURSELVES, reason=error.code, public=public))
+            return
         known = {file.hex() for file in opened.state.files(opened.state.by_id)}
         unnamed = [name for name in names if _BLOB_NAME.fullmatch(name) and name not in known]
         if unfinished or unnamed:
-            public = {"uid": opened.uid.hex(), "unfinished": unfinished, "unnamed": len(unnamed)}
-            self.ledger.stage(Event("blobs.swept", "ok", OURSELVES, public=public))
+            found = {"uid": opened.uid.hex(), "unfinished": unfinished, "unnamed": len(unnamed)}
+            self.ledger.stage(Event("blobs.swept", "ok", OURSELVES, public=found))
             # With the flush, not now: what lets go of them may itself not be durable yet.
             self.ledger.unlink_later([f"{path}/{name}" for name in unnamed])
 

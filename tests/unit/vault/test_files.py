@@ -14,7 +14,7 @@ import pytest
 from tests.support.blob_world import MIB, content
 from vaultd.clock import ManualClock
 from vaultd.crypto.kdf import CHEAPEST
-from vaultd.errors import Conflict, IntegrityError, Invalid, NotFound, StoreError
+from vaultd.errors import ConfigError, Conflict, IntegrityError, Invalid, NotFound, StoreError
 from vaultd.vault import offline
 from vaultd.vault.embedded import Vault
 
@@ -232,9 +232,40 @@ def test_damage_is_told_recorded_and_kept_apart(vault: Vault, acme: Tenant, sour
     path.unlink()
     with pytest.raises(IntegrityError, match="is gone"):
         acme.open("model")
+    path.symlink_to(source)
+    with pytest.raises(ConfigError, match="a link"):
+        acme.open("model")
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        acme.open("model")
     assert acme.get("key") == b"works on"
     bodies = [record.body for record in vault._barrier.trail(vault._barrier.uid("acme")) if record is not None]
-    assert sum('"secret.open"' in body and '"failed"' in body for body in bodies) == 6
+    assert sum('"secret.open"' in body and '"failed"' in body for body in bodies) == 8
+
+
+def test_a_link_in_the_folders_place_is_not_followed(vault: Vault, acme: Tenant, source: Path, tmp_path: Path) -> None:
+    """With a link where the blobs should be nothing is read or written through it; the other secrets serve on."""
+    acme.put_file("model", source)
+    acme.put("key", b"works on")
+    folder = tmp_path / "vault" / "tenants" / vault._barrier.uid("acme").hex() / "blobs"
+    vault.close()
+    elsewhere = tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    (elsewhere / ("0" * 32)).write_bytes(b"no record names this")
+    folder.symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    with Vault.open(tmp_path / "vault", passphrase=WORDS, minimum=CHEAPEST, clock=ManualClock()) as again:
+        tenant = again.tenant("acme")
+        assert tenant.get("key") == b"works on"
+        with pytest.raises(ConfigError, match="a link"):
+            tenant.open("model")
+        with pytest.raises((ConfigError, StoreError)):
+            tenant.put_file("other", source)
+        bodies = [record.body for record in again._barrier.trail(again._barrier.trail_uid(None)) if record is not None]
+        assert sum("blobs.swept" in body and '"failed"' in body for body in bodies) == 1
+    assert sorted(elsewhere.iterdir()) == before
+    assert any("a link" in problem for problem in offline.check(str(tmp_path / "vault")).problems)
 
 
 def test_destroying_ends_who_reads(acme: Tenant, source: Path) -> None:
