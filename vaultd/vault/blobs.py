@@ -111,7 +111,7 @@ class BlobVerbs(Sealing):
         Raises:
             Internal: the receipt is not durable, was used, or names something else.
             NotFound: the version was destroyed meanwhile.
-            IntegrityError, FormatVersion, ConfigError, StoreError: the blob does not verify, or cannot be read; recorded.
+            IntegrityError, FormatVersion, ConfigError, StoreError: it does not verify or cannot be read; recorded.
                 The tenant and its other secrets are not concerned.
             Closed: a value in the log does not; recorded, and the tenant stays closed.
         """
