@@ -180,6 +180,7 @@ async def serve(
                     one.close()
             engine.stop()
             await server.stop()
+            engine.close()
             engine.kept.keep_counts()
             supervised.close()
     finally:

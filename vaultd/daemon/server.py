@@ -46,7 +46,7 @@ SWITCH_SECONDS: Final = 0.000_5
 notice only that much later, while the loop is busy, that the disk is done."""
 
 OTHER_DESCRIPTORS: Final = 128
-"""Kept for the vault's files, the journal, sealed memory files and watched anchors' share."""
+"""Kept for the vault's files, the journal, sealed memory files, blobs under way and watched anchors' share."""
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
 
-_FEATURES: Final = ["memfd", "pipelining", "subscribe", "upload"]
+_FEATURES: Final = ["blobs", "memfd", "pipelining", "subscribe", "upload"]
 _MOST_TOPICS: Final = 1_024
 
 

@@ -1,0 +1,179 @@
+"""Values of any size on their way in: sealed and written chunk by chunk, in worker threads, then made a version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vaultd.access.denials import denied
+from vaultd.crypto.memory import wipe
+from vaultd.crypto.stream import check_size
+from vaultd.crypto.values import pad
+from vaultd.daemon.ops.later import later
+from vaultd.daemon.ops.table import Done
+from vaultd.daemon.uploads import BlobUpload
+from vaultd.errors import Invalid, NotFound, QuotaExceeded
+from vaultd.names import secret_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultd.daemon.call import Call
+    from vaultd.daemon.handling import Deferred, Pending
+    from vaultd.names import SecretName
+    from vaultd.vault.secrets import Stored
+
+__all__ = ["begin_blob", "keep_blob", "rotatable", "take_chunk"]
+
+_SAID = ("tenant", "secret", "cas", "description", "rotate_after")
+
+
+def rotatable(call: Call, uid: bytes, secret: SecretName) -> None:
+    """Hold that there is a secret to rotate; for who is no admin, an absent one is a forbidden one."""
+    try:
+        call.barrier.history(uid, secret)
+    except NotFound as error:
+        if call.is_admin:
+            raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one") from error
+        call.deny("no such secret", uid, secret=secret)
+        raise denied() from error
+
+
+def _target(call: Call, *, rotate: bool) -> dict[str, Any]:
+    return {"rotate": rotate, **{key: call.keys[key] for key in _SAID if key in call.keys}}
+
+
+def begin_blob(call: Call) -> BlobUpload:
+    """The upload that the request announces, once everything that can be refused now has not been."""
+    keys, engine = call.keys, call.engine
+    secret, rotate, size = secret_name(keys["secret"]), keys.get("rotate", False), keys.get("size")
+    if rotate and not keys.keys().isdisjoint(_SAID[2:]):
+        raise Invalid("a rotation changes the value alone", "leave cas, description and rotate_after away")
+    uid = call.allowed("rotate" if rotate else "put", keys["tenant"], secret)
+    if rotate:
+        rotatable(call, uid, secret)
+    if size is not None:
+        check_size(size)
+    _check_room(call, uid, secret, size or 0)
+    engine.blob_uploads.check(call.facts.uid, engine.config.limits)
+    writer = call.barrier.put_stream(
+        uid,
+        secret,
+        actor=call.actor,
+        cas=keys.get("cas"),
+        description=keys.get("description"),
+        rotate_after=keys.get("rotate_after"),
+        kind="rotate.secret" if rotate else "secret.put",
+    )
+    return BlobUpload(
+        engine.blob_uploads,
+        engine.workers,
+        writer,
+        uid=call.facts.uid,
+        tenant=uid,
+        target=_target(call, rotate=rotate),
+        size=size,
+        now=call.now.boot,
+    )
+
+
+def _check_room(call: Call, uid: bytes, secret: str, more: int) -> None:
+    """Hold what uploads under way bring, on top of what is kept, against what the tenant may keep.
+
+    A new version may end older ones of its secret; which, is known when it is made, so here all of them are let off.
+    """
+    cap = call.barrier.allowance.value_bytes
+    if cap is None:
+        return
+    state = call.barrier.tenant(uid).state
+    known = state.secrets.get(secret)
+    older = known.versions.values() if known is not None else ()
+    ending = sum(
+        (version.ref.length if version.ref is not None else 0)
+        + (version.blob.stored if version.blob is not None else 0)
+        for version in older
+        if known is not None and version.number != known.current
+    )
+    kept = max(0, state.live + state.stored - ending)
+    if kept + call.engine.blob_uploads.under_way(uid) + pad(max(more, 1)) > cap:
+        raise QuotaExceeded(
+            f"the tenant's values would take more than {cap} bytes",
+            "destroy old versions or delete secrets; or an admin raises limits.bytes_per_tenant",
+        )
+
+
+def take_chunk(call: Call, upload: BlobUpload) -> Deferred:
+    """Seal and write one chunk; until that is done, nothing further is taken from this connection."""
+    connection, engine = call.connection, call.engine
+    try:
+        call.barrier.tenant(upload.tenant)
+        if upload.size is None:
+            _check_room(call, upload.tenant, upload.target["secret"], len(call.tail))
+        upload.take(call.keys["offset"], len(call.tail))
+    except BaseException:
+        _drop(call, upload)
+        raise
+    call.counted()
+    connection.hold()
+
+    async def write() -> Pending:
+        try:
+            await engine.workers.run(upload.writer.write, call.tail)
+        except BaseException:
+            _drop(call, upload)
+            call.barrier.tenant(upload.tenant)  # a tenant that went took its files with it: that is what went wrong
+            raise
+        finally:
+            wipe(call.tail)
+            upload.rest(engine.clock.boot())
+            connection.go_on()
+        return Done({"received": upload.received})
+
+    return later(call, write)
+
+
+def keep_blob(
+    call: Call, upload: BlobUpload, uid: bytes, *, rotate: bool, told: Callable[[Stored], Pending]
+) -> Deferred:
+    """Make what was uploaded a version: its last bytes, its file's durability, and then the record.
+
+    Who may do it was decided when the upload began and again just now; and it is once more when the file is durable,
+    which takes as long as the disk does.
+    """
+    connection, engine = call.connection, call.engine
+    connection.context.upload = None
+    try:
+        upload.end(uid, _target(call, rotate=rotate))
+    except BaseException:
+        upload.drop()
+        raise
+    connection.hold()
+
+    def still() -> None:
+        call.look_again()
+        secret = secret_name(call.keys["secret"])
+        if call.allowed("rotate" if rotate else "put", call.keys["tenant"], secret) != uid:
+            raise NotFound("the tenant was deleted meanwhile")
+        if rotate:
+            rotatable(call, uid, secret)
+
+    async def keep() -> Pending:
+        try:
+            try:
+                await engine.workers.run(upload.writer.seal)
+            finally:
+                still()  # also when that failed: a tenant that went took its files with it
+            stored = upload.writer.finish()
+        finally:
+            upload.drop()  # of what was used, nothing is left to drop
+            upload.rest(engine.clock.boot())
+            connection.go_on()
+        call.staged(stored.receipt)
+        return told(stored)
+
+    return later(call, keep)
+
+
+def _drop(call: Call, upload: BlobUpload) -> None:
+    upload.drop()
+    if call.connection.context.upload is upload:
+        call.connection.context.upload = None
