@@ -129,11 +129,12 @@ class AsyncClient:
         cas: int | None = None,
         description: str | None = None,
         rotate_after: int | None = None,
+        sparse: bool = False,
         progress: Callable[[int, int | None], object] | None = None,
     ) -> int:
         """Store a file of any size; see `Client.put_file`. It is read, and `progress` called, in another thread."""
         keys = keys_of(tenant=tenant, secret=secret, cas=cas, description=description, rotate_after=rotate_after)
-        return await self._send_file("secret.put", keys, file, progress)
+        return await self._send_file("secret.put", keys, file, progress, sparse=sparse)
 
     async def rotate_file(
         self,
@@ -141,10 +142,13 @@ class AsyncClient:
         secret: str,
         file: str | os.PathLike[str] | Readable,
         *,
+        sparse: bool = False,
         progress: Callable[[int, int | None], object] | None = None,
     ) -> int:
         """Give an existing secret a file as its new value; see `put_file` and `rotate_secret`."""
-        return await self._send_file("rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress)
+        return await self._send_file(
+            "rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress, sparse=sparse
+        )
 
     async def open(self, tenant: str, secret: str, *, version: int | None = None) -> AsyncValueFile:
         """A value of any size, read by ranges, as admin; see `Client.open`."""
@@ -156,12 +160,18 @@ class AsyncClient:
         )
 
     async def _send_file(
-        self, op: str, keys: dict[str, Any], file: Any, progress: Callable[[int, int | None], object] | None
+        self,
+        op: str,
+        keys: dict[str, Any],
+        file: Any,
+        progress: Callable[[int, int | None], object] | None,
+        *,
+        sparse: bool,
     ) -> int:
         # Over a connection of its own: what the daemon has not written yet holds up what comes behind it.
         channel = self._new_channel(lambda _push: None, lambda _error: None)
         try:
-            return int((await send_file(channel, file, op, keys, progress, self._token))["version"])
+            return int((await send_file(channel, file, op, keys, progress, self._token, sparse=sparse))["version"])
         finally:
             channel.close()
 

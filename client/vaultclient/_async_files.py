@@ -71,9 +71,11 @@ async def send_file(
     keys: dict[str, Any],
     progress: Callable[[int, int | None], object] | None,
     run: bytes | None,
+    *,
+    sparse: bool,
 ) -> Answer:
     """As `send_source`; the file is read in threads, `progress` is called in them."""
-    source = await asyncio.to_thread(Source, file)
+    source = await asyncio.to_thread(Source, file, sparse=sparse)
     steps = upload_source(source, op, keys, progress)
     begun: int | None = None
     reading: asyncio.Future[Step | None] | None = None

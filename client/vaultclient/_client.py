@@ -136,6 +136,7 @@ class Client:
         cas: int | None = None,
         description: str | None = None,
         rotate_after: int | None = None,
+        sparse: bool = False,
         progress: Callable[[int, int | None], object] | None = None,
     ) -> int:
         """Store a file of any size as a new version, in constant memory; returns its number.
@@ -143,15 +144,17 @@ class Client:
         Args:
             tenant, secret, cas, description, rotate_after: as `put`.
             file: a path, or a file object opened for reading bytes. A regular file must stay as it is until it was
-                read; its holes are stored as zeros.
+                read.
+            sparse: take a file's holes for the zeros that they read as.
             progress: called with the bytes that were sent, and how many there are (None: not known).
 
         Raises:
-            Invalid: the file is empty, was changed while it was read, or is none. Nothing was stored.
-            VaultError: refused, or `io`: it cannot be read. Nothing was stored.
+            Conflict: the file grew, shrank or was written to while it was read; or `cas` names another version.
+            Invalid: the file is empty, has holes, or is none.
+            VaultError: refused, or `io`: it cannot be read. Whatever is raised, nothing was stored.
         """
         keys = keys_of(tenant=tenant, secret=secret, cas=cas, description=description, rotate_after=rotate_after)
-        return self._send_file("secret.put", keys, file, progress)
+        return self._send_file("secret.put", keys, file, progress, sparse=sparse)
 
     def rotate_file(
         self,
@@ -159,10 +162,11 @@ class Client:
         secret: str,
         file: str | os.PathLike[str] | Readable,
         *,
+        sparse: bool = False,
         progress: Callable[[int, int | None], object] | None = None,
     ) -> int:
         """Give an existing secret a file as its new value; see `put_file` and `rotate_secret`."""
-        return self._send_file("rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress)
+        return self._send_file("rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress, sparse=sparse)
 
     def open(self, tenant: str, secret: str, *, version: int | None = None) -> ValueFile:
         """A value of any size as a read-only, seekable file, read by ranges, as admin; to be closed."""
@@ -174,12 +178,18 @@ class Client:
         )
 
     def _send_file(
-        self, op: str, keys: dict[str, Any], file: Any, progress: Callable[[int, int | None], object] | None
+        self,
+        op: str,
+        keys: dict[str, Any],
+        file: Any,
+        progress: Callable[[int, int | None], object] | None,
+        *,
+        sparse: bool,
     ) -> int:
         # Over a connection of its own: what the daemon has not written yet holds up what comes behind it.
         channel = Channel(self.socket_path, timeout=self._timeout, retry_for=self._channel.retry_for)
         try:
-            with Source(file) as source:
+            with Source(file, sparse=sparse) as source:
                 return int(send_source(channel, source, op, keys, progress, self._token)["version"])
         finally:
             channel.close()  # gives up what is unfinished

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vaultclient.errors import Invalid, VaultError
+from vaultclient.errors import Conflict, Invalid, VaultError
 from vaultd.protocol import MAX_TAIL, wipe
 
 if TYPE_CHECKING:
@@ -40,24 +40,26 @@ class Source:
     """One file, or whatever else bytes come from.
 
     A regular file has its size announced, and must not change until its last byte was read. Anything else (a pipe, a
-    device, a file object) has no size before it ends. A file's holes are read, and stored, as the zeros that they are.
+    device) has no size before it ends. Holes are parts that nobody wrote: a file that is still being fetched, say.
 
     Args:
         file: a path, a descriptor that stays the caller's, or a file object that does.
         name: what errors call it.
+        sparse: take holes for the zeros that they read as.
 
     Attributes:
         size: bytes, or None where that is not known.
-        sparse: whether it has holes.
 
     Raises:
         VaultError: `io`: it cannot be opened or read, or is a directory.
-        Invalid: it is no binary file.
+        Invalid: it has holes, or is no binary file.
     """
 
-    def __init__(self, file: str | os.PathLike[str] | int | Readable, name: str | None = None) -> None:
+    def __init__(
+        self, file: str | os.PathLike[str] | int | Readable, name: str | None = None, *, sparse: bool = False
+    ) -> None:
         self.size: int | None = None
-        self.sparse = False
+        self._sparse = sparse
         self._name = name if name is not None else "the file"
         self._file: Readable | None = None
         self._descriptor = -1
@@ -77,14 +79,19 @@ class Source:
             self._file = file
         else:
             raise Invalid("what is to be stored is no binary file", "give a path, or a file opened with mode 'rb'")
-        if self._descriptor >= 0:
-            try:
-                self._look()
-            except BaseException:
-                self.close()
-                raise
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
 
     def _look(self) -> None:
+        at: int | None = None
+        if self._file is not None:
+            try:  # a file object of a regular file is held to the same
+                self._descriptor, at = self._file.fileno(), self._file.tell()  # type: ignore[attr-defined]
+            except (AttributeError, OSError):
+                return
         found = os.fstat(self._descriptor)
         if stat.S_ISDIR(found.st_mode):
             raise VaultError(
@@ -92,23 +99,31 @@ class Source:
             )
         if not stat.S_ISREG(found.st_mode):
             return
-        at = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        here = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        at = here if at is None else at
         if found.st_size <= at:
             return  # empty; or one of the kernel's own files, which do not say how long they are
         self._before = found
         self.size = found.st_size - at
+        if self._sparse:
+            return
         try:
-            self.sparse = os.lseek(self._descriptor, at, os.SEEK_HOLE) < found.st_size
+            hole = os.lseek(self._descriptor, at, os.SEEK_HOLE)
         except OSError:
-            self.sparse = False  # this file system does not tell
+            return  # this file system does not tell
         finally:
-            os.lseek(self._descriptor, at, os.SEEK_SET)
+            os.lseek(self._descriptor, here, os.SEEK_SET)
+        if hole < found.st_size:
+            raise Invalid(
+                f"{self._name} has a hole at byte {hole}, which nobody wrote",
+                "let whatever fetches it finish; where the holes are meant, say so: --sparse, or sparse=True",
+            )
 
     def read_into(self, view: memoryview) -> int:
         """Fill `view`; how many bytes there were, fewer only at the end.
 
         Raises:
-            Invalid: the file is shorter or longer than it was, or was changed while it was read.
+            Conflict: the file is shorter or longer than it was.
             VaultError: `io`: it cannot be read.
         """
         filled = 0
@@ -129,7 +144,7 @@ class Source:
         return filled
 
     def check(self) -> None:
-        """Hold, after the last byte, that the file is what it was when it was opened. Raises `Invalid`."""
+        """Hold, after the last byte, that the file is what it was when it was opened. Raises `Conflict`."""
         if self._before is None:
             return
         now = os.fstat(self._descriptor)
@@ -163,10 +178,10 @@ class Source:
             raise Invalid("what is to be stored is not blocking", "read it whole first, or set it to blocking")
         return count
 
-    def _changed(self, how: str) -> Invalid:
-        return Invalid(
+    def _changed(self, how: str) -> Conflict:
+        return Conflict(
             f"{self._name} changed while it was read: {how}",
-            "nothing was stored; copy it, or stop what writes to it, and try again",
+            "nothing was stored; let whatever writes to it finish, or copy it first",
         )
 
     def _io(self, error: OSError) -> VaultError:
@@ -191,7 +206,8 @@ def upload_source(
         progress: see `Progress`.
 
     Raises:
-        Invalid, VaultError: as `Source`.
+        Invalid: there is nothing.
+        Conflict, VaultError: as `Source.read_into` and `Source.check`.
     """
     buffer = bytearray(MAX_TAIL)
     view = memoryview(buffer)

@@ -21,7 +21,7 @@ from tests.support.raw import GROUP
 from tests.support.serving import Child
 from tests.support.tenants import AGENT, STRANGER, World
 from vaultclient import AsyncClient, Client
-from vaultclient.errors import Denied, Invalid, Unavailable, VaultError
+from vaultclient.errors import Conflict, Denied, Unavailable, VaultError
 from vaultd.protocol import MAX_TAIL
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_a_source_that_changes(shared: Daemon, tmp_path: Path) -> None:
             with open(path, "ab") as file:
                 file.write(b"x")
 
-    with pytest.raises(Invalid, match="grown"):
+    with pytest.raises(Conflict, match="grown"):
         shared.admin.put_file("acme", "growing", path, progress=grow)
     assert settled(shared, len(before))
     assert "growing" not in {item["secret"] for item in shared.admin.pages("secret.list", {"tenant": "acme"})}

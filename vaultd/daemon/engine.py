@@ -29,6 +29,7 @@ from vaultd.daemon.call import Call
 from vaultd.daemon.confinement import Confinement
 from vaultd.daemon.kept import KeptRuns
 from vaultd.daemon.lastword import LastWord
+from vaultd.daemon.parcels import Parcel, Rooms
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from vaultd.daemon.connection import Connection
     from vaultd.daemon.handling import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
-    from vaultd.daemon.parcels import Parcel
     from vaultd.daemon.processes import HeldProcess, Lineage
     from vaultd.daemon.server import Server
     from vaultd.daemon.vaults import VaultHolder
@@ -81,11 +81,12 @@ _STOPPING: Final = frozenset({"run.close", "lease.release", "lease.revoke"})
 class Context:
     """What the engine keeps with a connection."""
 
-    __slots__ = ("actors", "lineage", "parcels", "upload")
+    __slots__ = ("actors", "lineage", "parcel_turn", "parcels", "upload")
 
     def __init__(self) -> None:
         self.actors: dict[tuple[str, str | None, int | None], Actor] = {}
         self.lineage: Lineage | None = None
+        self.parcel_turn = asyncio.Lock()
         self.parcels: set[Parcel] = set()
         """Values that were opened for an answer which has not left."""
         self.upload: Any = None
@@ -147,6 +148,7 @@ class Engine:
         self.workers = Workers()
         self.blob_uploads = Uploads(self.workers)
         self.streams = Streams(self.workers, clock.boot)
+        self.rooms = Rooms()
         self.tasks: set[asyncio.Task[None]] = set()
         self.readers = Readers()
         self.surroundings: list[str] = []

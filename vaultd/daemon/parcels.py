@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from vaultd.crypto.memory import SecretBytes, wipe
@@ -10,12 +12,12 @@ from vaultd.daemon.memfd import filled_memfd
 from vaultd.errors import IntegrityError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from vaultd.daemon.kernel import Features
     from vaultd.daemon.streams import Reader
 
-__all__ = ["Parcel"]
+__all__ = ["Parcel", "Rooms"]
 
 _PIECE: Final = 1 << 18
 
@@ -28,11 +30,19 @@ class Parcel:
         descriptor: of a memory file that holds it.
     """
 
-    __slots__ = ("descriptor", "secret")
+    __slots__ = ("descriptor", "on_end", "secret")
 
     def __init__(self, secret: SecretBytes | None, descriptor: int | None) -> None:
         self.secret = secret
         self.descriptor = descriptor
+        self.on_end: Callable[[], object] | None = None
+        """Called once it is no parcel any more."""
+
+    def take(self) -> tuple[SecretBytes | None, int | None]:
+        """Hand over what is in it."""
+        found, self.secret, self.descriptor = (self.secret, self.descriptor), None, None
+        self.close()
+        return found
 
     @classmethod
     def open(cls, reader: Reader, offset: int, length: int, features: Features | None) -> Parcel:
@@ -79,6 +89,57 @@ class Parcel:
             secret.wipe()
         if descriptor is not None:
             os.close(descriptor)
+        ended, self.on_end = self.on_end, None
+        if ended is not None:
+            ended()
+
+
+class Rooms:
+    """How many parcels there may be: one of a connection, a few of a uid. They wait for peers, and take memory."""
+
+    def __init__(self, of_uid: int = 16) -> None:
+        self._of_uid = of_uid
+        self._uids: dict[int, tuple[asyncio.Semaphore, list[None]]] = {}
+
+    @asynccontextmanager
+    async def one(self, uid: int, turn: asyncio.Lock) -> AsyncIterator[Callable[[Parcel], None]]:
+        """Wait for room for a parcel; in the block make it, and say so, or there is none.
+
+        Args:
+            uid: whose it is.
+            turn: the connection's own.
+        """
+        room, waiting = self._uids.setdefault(uid, (asyncio.Semaphore(self._of_uid), []))
+        waiting.append(None)
+        kept = False
+
+        def leave() -> None:
+            turn.release()
+            room.release()
+            waiting.pop()
+            if not waiting:
+                del self._uids[uid]
+
+        def keep(parcel: Parcel) -> None:
+            nonlocal kept
+            kept = True
+            parcel.on_end = leave
+
+        try:
+            await turn.acquire()  # first: a connection that takes nothing holds one place of its uid's
+            try:
+                await room.acquire()
+            except BaseException:
+                turn.release()
+                raise
+        except BaseException:
+            waiting.pop()
+            raise
+        try:
+            yield keep
+        finally:
+            if not kept:
+                leave()
 
 
 def _read(reader: Reader, offset: int, view: memoryview) -> None:

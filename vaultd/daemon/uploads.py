@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from vaultd.crypto.memory import wipe
 from vaultd.errors import Invalid, QuotaExceeded
+from vaultd.protocol.operations import MAX_TAIL
 
 if TYPE_CHECKING:
     from vaultd.daemon.config import Limits
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BlobUpload", "Uploads", "Writer"]
 
+GATHERED: Final = 4 * MAX_TAIL
+"""Bytes that are gathered before a thread is troubled: the handover costs more than sealing one chunk."""
+
 
 class Writer(Protocol):
     """What seals the bytes as they come, as `vaultd.vault` makes it. Any thread may call it, one at a time."""
@@ -20,7 +25,7 @@ class Writer(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def write(self, data: bytearray) -> int: ...
+    def write(self, data: memoryview) -> int: ...
 
     def seal(self) -> None: ...
 
@@ -39,28 +44,38 @@ class Uploads:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._all: set[BlobUpload] = set()
+        self._going: set[BlobUpload] = set()
 
     def __len__(self) -> int:
         return len(self._all)
 
     def check(self, uid: int, limits: Limits) -> None:
         """Raise `QuotaExceeded` when one more of this uid, or of anybody, would be too many."""
-        if sum(upload.uid == uid for upload in self._all) >= limits.uploads_per_uid:
+        going = list(self._going)  # in one go: threads take from it
+        mine, mine_going = (sum(upload.uid == uid for upload in some) for some in (self._all, going))
+        # Dropped ones have their memory until a thread comes to them, which a disk that hangs puts off.
+        if mine >= limits.uploads_per_uid or mine + mine_going >= 2 * limits.uploads_per_uid:
             raise QuotaExceeded("this uid has too many unfinished uploads", "finish or drop some first")
-        if len(self._all) >= limits.uploads:
+        if len(self._all) >= limits.uploads or len(self._all) + len(going) >= 2 * limits.uploads:
             raise QuotaExceeded("too many uploads are under way", "try again when some have ended")
-
-    def under_way(self, tenant: bytes) -> int:
-        """Bytes that unfinished uploads will bring, or have brought, to a tenant."""
-        return sum(max(upload.size or 0, upload.received) for upload in self._all if upload.tenant == tenant)
 
     def add(self, upload: BlobUpload) -> None:
         """Count one in, until it is over."""
         self._all.add(upload)
 
-    def forget(self, upload: BlobUpload) -> None:
-        """It is over, one way or the other."""
+    def dropped(self, upload: BlobUpload) -> None:
+        """It is over, but for what `remove` does."""
         self._all.discard(upload)
+        self._going.add(upload)
+
+    def remove(self, upload: BlobUpload) -> None:
+        """Have nothing left of it, in a worker thread."""
+
+        def abort() -> None:
+            upload.forget()
+            self._going.discard(upload)
+
+        self._workers.later(abort)
 
     def drop_all(self) -> None:
         """Drop every one: the keys are about to go."""
@@ -80,7 +95,6 @@ class BlobUpload:
 
     Args:
         uploads: where it counts.
-        workers: for removing it.
         writer: of the blob; becomes this object's.
         uid: whose upload it is.
         tenant: for which tenant.
@@ -98,7 +112,6 @@ class BlobUpload:
     def __init__(
         self,
         uploads: Uploads,
-        workers: Workers,
         writer: Writer,
         *,
         uid: int,
@@ -117,7 +130,8 @@ class BlobUpload:
         self.dropped = False
         self.writer = writer
         self._uploads = uploads
-        self._workers = workers
+        self._gathered = bytearray(GATHERED + MAX_TAIL)
+        self._count = 0
         uploads.add(self)
 
     def take(self, offset: int, length: int) -> None:
@@ -134,7 +148,34 @@ class BlobUpload:
                 "send the chunks in order, without gaps, up to the size that was announced",
             )
         self.received += length
-        self.busy = True
+
+    def gather(self, chunk: bytearray) -> bool:
+        """Keep a chunk; whether there is enough now for `write`, and `busy` until `rest`."""
+        end = self._count + len(chunk)
+        self._gathered[self._count : end] = chunk
+        self._count = end
+        self.busy = end >= GATHERED
+        return self.busy
+
+    def write(self) -> None:
+        """Seal and write what was gathered. In a worker thread. Raises as `Writer.write`."""
+        count, self._count = self._count, 0
+        with memoryview(self._gathered) as view:
+            try:
+                self.writer.write(view[:count])
+            finally:
+                wipe(view[:count])
+
+    def seal(self) -> None:
+        """Write the rest, and make the file durable. In a worker thread. Raises as `Writer.write` and `Writer.seal`."""
+        if self._count:
+            self.write()
+        self.writer.seal()
+
+    def forget(self) -> None:
+        """Wipe what was gathered, and leave nothing of what was written unless it was used. Raises nothing."""
+        wipe(self._gathered)
+        self.writer.abort()
 
     def end(self, tenant: bytes, target: dict[str, Any]) -> None:
         """Note that this was all, and that it is about to be made a version.
@@ -161,16 +202,16 @@ class BlobUpload:
         self.busy = False
         self.since = now
         if self.dropped:
-            self._workers.later(self.writer.abort)
+            self._uploads.remove(self)
 
     def drop(self) -> None:
         """Leave nothing of it, unless it was used; may be called again, and while a chunk is being written."""
         if self.dropped:
             return
         self.dropped = True
-        self._uploads.forget(self)
+        self._uploads.dropped(self)
         if not self.busy:
-            self._workers.later(self.writer.abort)
+            self._uploads.remove(self)
 
     wipe = drop
     """As an upload that is kept in memory has it."""

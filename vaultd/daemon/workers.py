@@ -29,23 +29,10 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, "blobs")
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._turns: dict[int, tuple[asyncio.Lock, list[None]]] = {}
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function` returns in one of the threads."""
         return await asyncio.wrap_future(self._pool.submit(function, *args, **kwargs))
-
-    async def in_turn(self, uid: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `run`, one at a time of each uid: however much it asks for, others wait for one job of it."""
-        lock, waiting = self._turns.setdefault(uid, (asyncio.Lock(), []))
-        waiting.append(None)
-        try:
-            async with lock:
-                return await self.run(function, *args, **kwargs)
-        finally:
-            waiting.pop()
-            if not waiting:
-                del self._turns[uid]
 
     def later(self, function: Callable[[], object]) -> None:
         """Have `function`, which raises nothing, run in one of the threads; here and now when they have ended."""

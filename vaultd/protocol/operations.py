@@ -171,6 +171,7 @@ _TENANT: Final[Keys] = {"tenant": NAME}
 _TENANT_SECRET: Final[Keys] = {"tenant": NAME, "secret": SECRET}
 _TRIES: Final = ("wrong_secret", "integrity", "format_version", "invalid", "busy")
 _STORE: Final = ("io",)
+_OPENING: Final = ("quota", "integrity", "format_version", "config", "io")
 _NAMED: Final = ("invalid", "not_found", "closed")
 _ADMIN: Final = "admin"
 
@@ -346,7 +347,7 @@ _ALL: Final = (
         reply={"version": UINT32, "state": WORD},
         reply_optional={"size": SIZE, **_BY_DESCRIPTOR},
         reply_tail=VALUE_OR_FD,
-        codes=(*_NAMED, "quota", "integrity", *_STORE),
+        codes=(*_NAMED, *_OPENING),
     ),
     Operation(
         "secret.list",
@@ -538,7 +539,7 @@ _ALL: Final = (
         },
         reply_optional={"size": SIZE, **_BY_DESCRIPTOR, "run": WORD},
         reply_tail=VALUE_OR_FD,
-        codes=("invalid", "quota", "closed", "integrity", *_STORE),
+        codes=("invalid", "closed", *_OPENING),
     ),
     Operation(
         "lease.read",
@@ -549,7 +550,7 @@ _ALL: Final = (
         reply={"size": SIZE},
         reply_optional=_BY_DESCRIPTOR,
         reply_tail=VALUE_OR_FD,
-        codes=("invalid", "quota", "closed", "integrity", *_STORE),
+        codes=("invalid", "closed", *_OPENING),
     ),
     Operation(
         "lease.renew",

@@ -45,10 +45,10 @@ def tenant(app: App, tenant: str) -> None:
 @tenant_argument
 @secret_argument
 @value_options
-def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: bool) -> None:
+def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: bool, sparse: bool) -> None:
     """A new value for a secret that is there, read as put reads it. Holders are told; their leases run on."""
     keys, question = {"tenant": tenant, "secret": secret}, f"new value of {tenant} {secret}"
-    reply, newline = store(app, "rotate.secret", keys, file, question, strip_newline=strip_newline)
+    reply, newline = store(app, "rotate.secret", keys, file, question, strip_newline=strip_newline, sparse=sparse)
     holders = reply.get("holders")
     told = "" if holders is None else f"; {counted(holders, 'holder')} told"
     app.out.done(

@@ -47,6 +47,7 @@ def put(
     secret: str,
     file: str | None,
     strip_newline: bool,
+    sparse: bool,
     cas: int | None,
     description: str | None,
     rotate_after: str | None,
@@ -54,7 +55,7 @@ def put(
     """Store a new version of a secret, byte for byte, from a file, standard input or a hidden prompt.
 
     The value is never an argument. It may have any size, and goes to vaultd in pieces; a file that changes while it is
-    read is not stored. A trailing newline counts unless --strip-newline is given.
+    read, or has holes, is not stored. A trailing newline counts unless --strip-newline is given.
     """
     keys: dict[str, Any] = {"tenant": tenant, "secret": secret}
     if cas is not None:
@@ -64,7 +65,7 @@ def put(
     if rotate_after is not None:
         keys["rotate_after"] = duration(rotate_after, "span")
     question = f"value of {tenant} {secret}"
-    reply, newline = store(app, "secret.put", keys, file, question, strip_newline=strip_newline)
+    reply, newline = store(app, "secret.put", keys, file, question, strip_newline=strip_newline, sparse=sparse)
     version = reply["version"]
     app.out.done(
         f"{tenant} {secret}: version {version} is current", {"tenant": tenant, "secret": secret, "version": version}

@@ -82,7 +82,7 @@ class Watched:
 
 
 def store(
-    app: App, op: str, keys: dict[str, Any], file: str | None, question: str, *, strip_newline: bool
+    app: App, op: str, keys: dict[str, Any], file: str | None, question: str, *, strip_newline: bool, sparse: bool
 ) -> tuple[dict[str, Any], bool]:
     """Ask with a value, from `file` (`-`: standard input); without one from standard input, or a prompt at a terminal.
 
@@ -100,9 +100,7 @@ def store(
         finally:
             inputs.wipe(value)
     name = "standard input" if file in (None, "-") else str(file)
-    with Source(inputs.stdin() if file in (None, "-") else str(file), name) as source:
-        if source.sparse:
-            app.out.note(f"{name} has holes, which are stored as the zeros that they read as")
+    with Source(inputs.stdin() if file in (None, "-") else str(file), name, sparse=sparse) as source:
         watched = Watched(source, strip=strip_newline)
         done = 0
 

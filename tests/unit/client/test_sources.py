@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaultclient._sources import Source, upload_source
-from vaultclient.errors import Invalid, VaultError
+from vaultclient.errors import Conflict, Invalid, VaultError
 from vaultd.protocol import MAX_TAIL
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def test_a_file_that_changes_is_not_stored(path: Path, change: str, after: int) 
             if count == after:
                 alter(path)
 
-    with Source(path) as source, pytest.raises(Invalid, match="changed while it was read") as caught:
+    with Source(path) as source, pytest.raises(Conflict, match="changed while it was read") as caught:
         upload(source)
     assert "secret.put" not in asked
     # What was read whole before it shrank is told by its size alone.
@@ -152,19 +152,36 @@ def test_a_file_that_changes_is_not_stored(path: Path, change: str, after: int) 
     assert "nothing was stored" in caught.value.hint
 
 
-def test_holes_are_zeros_and_told(tmp_path: Path) -> None:
-    """A sparse file is known as one, and brought as what reading it gives."""
-    sparse, dense = tmp_path / "sparse", tmp_path / "dense"
-    with open(sparse, "wb") as file:
-        file.truncate(2 * MAX_TAIL)
-        file.seek(2 * MAX_TAIL)
+def test_holes(tmp_path: Path) -> None:
+    """A file with a hole is refused, naming where; asked for, holes are brought as the zeros that they read as."""
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.write(b"x" * 65_536)
+        file.truncate(4 * 65_536)
+        file.seek(4 * 65_536)
         file.write(b"end")
-    dense.write_bytes(b"x" * 3)
-    with Source(sparse) as source:
-        assert source.sparse
-        assert content(steps(source)) == bytes(2 * MAX_TAIL) + b"end"
-    with Source(dense) as source:
-        assert not source.sparse
+    for source in (path, open(path, "rb")):  # noqa: SIM115  closed below
+        with pytest.raises(Invalid, match="hole at byte 65536"):
+            Source(source)
+        if not isinstance(source, type(path)):
+            source.seek(4 * 65_536)  # what comes from here on has none
+            assert content(steps(Source(source))) == b"end"
+            source.close()
+    with Source(path, sparse=True) as source:
+        assert content(steps(source)) == b"x" * 65_536 + bytes(3 * 65_536) + b"end"
+
+
+def test_a_file_object_is_held_to_the_same(path: Path) -> None:
+    """An open file has its size from where it stands, and must not change either."""
+    with open(path, "rb") as file:
+        file.seek(17)
+        source = Source(file)
+        assert source.size == SIZE - 17
+        running = upload_source(source, "secret.put", TARGET)
+        next(running)
+        _rewrite(path)
+        with pytest.raises(Conflict):
+            list(running)
 
 
 def test_the_buffer_is_wiped(path: Path) -> None:

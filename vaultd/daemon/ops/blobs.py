@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaultd.access.denials import denied
-from vaultd.crypto.memory import wipe
 from vaultd.crypto.stream import check_size
-from vaultd.crypto.values import pad
 from vaultd.daemon.ops.later import later
 from vaultd.daemon.ops.table import Done
 from vaultd.daemon.uploads import BlobUpload
 from vaultd.errors import Invalid, NotFound, QuotaExceeded
 from vaultd.names import secret_name
+from vaultd.vault.allowance import spare_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +52,7 @@ def begin_blob(call: Call) -> BlobUpload:
         rotatable(call, uid, secret)
     if size is not None:
         check_size(size)
-    _check_room(call, uid, secret, size or 0)
+        _check_room(call, uid, secret, size)
     engine.blob_uploads.check(call.facts.uid, engine.config.limits)
     writer = call.barrier.put_stream(
         uid,
@@ -66,7 +65,6 @@ def begin_blob(call: Call) -> BlobUpload:
     )
     return BlobUpload(
         engine.blob_uploads,
-        engine.workers,
         writer,
         uid=call.facts.uid,
         tenant=uid,
@@ -76,54 +74,38 @@ def begin_blob(call: Call) -> BlobUpload:
     )
 
 
-def _check_room(call: Call, uid: bytes, secret: str, more: int) -> None:
-    """Hold what uploads under way bring, on top of what is kept, against what the tenant may keep.
-
-    A new version may end older ones of its secret; which, is known when it is made, so here all of them are let off.
-    """
-    cap = call.barrier.allowance.value_bytes
-    if cap is None:
-        return
-    state = call.barrier.tenant(uid).state
-    known = state.secrets.get(secret)
-    older = known.versions.values() if known is not None else ()
-    ending = sum(
-        (version.ref.length if version.ref is not None else 0)
-        + (version.blob.stored if version.blob is not None else 0)
-        for version in older
-        if known is not None and version.number != known.current
-    )
-    kept = max(0, state.live + state.stored - ending)
-    if kept + call.engine.blob_uploads.under_way(uid) + pad(max(more, 1)) > cap:
+def _check_room(call: Call, uid: bytes, secret: str, size: int) -> None:
+    """Hold what is announced against what the tenant may keep; what comes is held against it as it comes."""
+    spare = spare_bytes(call.barrier.allowance, call.barrier.tenant(uid).state, secret)
+    if spare is not None and size > spare:
         raise QuotaExceeded(
-            f"the tenant's values would take more than {cap} bytes",
+            "the tenant may not keep a file of this size",
             "destroy old versions or delete secrets; or an admin raises limits.bytes_per_tenant",
         )
 
 
-def take_chunk(call: Call, upload: BlobUpload) -> Deferred:
-    """Seal and write one chunk; until that is done, nothing further is taken from this connection."""
+def take_chunk(call: Call, upload: BlobUpload) -> Pending | Deferred:
+    """Gather chunks; seal and write them, and until that is done take nothing further from this connection."""
     connection, engine = call.connection, call.engine
     try:
         call.barrier.tenant(upload.tenant)
-        if upload.size is None:
-            _check_room(call, upload.tenant, upload.target["secret"], len(call.tail))
         upload.take(call.keys["offset"], len(call.tail))
     except BaseException:
         _drop(call, upload)
         raise
     call.counted()
+    if not upload.gather(call.tail):
+        return Done({"received": upload.received})
     connection.hold()
 
     async def write() -> Pending:
         try:
-            await engine.workers.run(upload.writer.write, call.tail)
+            await engine.workers.run(upload.write)
         except BaseException:
             _drop(call, upload)
             call.barrier.tenant(upload.tenant)  # a tenant that went took its files with it: that is what went wrong
             raise
         finally:
-            wipe(call.tail)
             upload.rest(engine.clock.boot())
             connection.go_on()
         return Done({"received": upload.received})
@@ -159,7 +141,7 @@ def keep_blob(
     async def keep() -> Pending:
         try:
             try:
-                await engine.workers.run(upload.writer.seal)
+                await engine.workers.run(upload.seal)
             finally:
                 still()  # also when that failed: a tenant that went took its files with it
             stored = upload.writer.finish()

@@ -99,24 +99,28 @@ class Wanted(NamedTuple):
         return later(release.call, lambda: self._open(release, keys))
 
     async def _open(self, release: Release, keys: dict[str, Any]) -> Pending:
-        call, engine = release.call, release.call.engine
+        call, engine, context = release.call, release.call.engine, release.call.connection.context
         await durable_or_undone(release)
-        with release.hold(None):
-            reader = engine.unsealed().open_blob(release.receipt, release.ref, call.actor)
-            try:
-                count = self.count(reader.size)
-                memfd = count > 0 and (self.memfd or count > MAX_TAIL)
-                features = engine.kernel.features if memfd else None
-                parcel = await engine.workers.in_turn(call.facts.uid, Parcel.open, reader, self.offset, count, features)
-            except IntegrityError:
-                damaged(release, reader)
-                raise
-            finally:
-                reader.close()
+        async with engine.rooms.one(call.facts.uid, context.parcel_turn) as keep:
+            if call.connection.closed:
+                return Done()  # to nobody
+            with release.hold(None):
+                reader = engine.unsealed().open_blob(release.receipt, release.ref, call.actor)
+                try:
+                    count = self.count(reader.size)
+                    memfd = count > 0 and (self.memfd or count > MAX_TAIL)
+                    features = engine.kernel.features if memfd else None
+                    parcel = await engine.workers.run(Parcel.open, reader, self.offset, count, features)
+                except IntegrityError:
+                    damaged(release, reader)
+                    raise
+                finally:
+                    reader.close()
+            keep(parcel)
         if call.connection.closed:
             parcel.close()
-            return Done()  # to nobody
-        call.connection.context.parcels.add(parcel)
+            return Done()
+        context.parcels.add(parcel)
         return _Handed(release, {**keys, "size": reader.size}, parcel)
 
 
@@ -168,14 +172,12 @@ class _Handed:
         self._release.call.connection.context.parcels.discard(parcel)
         try:
             with self._release.hold(error):
-                if parcel.descriptor is None:
-                    answer = Answer(self._keys, secret=parcel.secret)
-                else:
-                    answer = Answer({**self._keys, "memfd": True}, descriptor=parcel.descriptor)
-        except BaseException:
+                secret, descriptor = parcel.take()
+        finally:
             parcel.close()
-            raise
-        return answer
+        if descriptor is None:
+            return Answer(self._keys, secret=secret)
+        return Answer({**self._keys, "memfd": True}, descriptor=descriptor)
 
 
 class _Piped:
