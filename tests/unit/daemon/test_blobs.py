@@ -289,6 +289,7 @@ def test_a_right_lost_meanwhile(world: SlowWorld, what: str, when: str) -> None:
             _lose(world, what)
             with pytest.raises((error, Invalid)):  # a sealed vault has dropped it: there is no upload any more
                 client.call("secret.put", put)
+            assert not world.engine.blob_uploads._all
         else:
             world.gate.close()
             raised: list[BaseException] = []

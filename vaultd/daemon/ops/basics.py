@@ -66,6 +66,8 @@ def status(call: Call) -> Pending:
             "runs": len(engine.book.runs),
             "leases": len(engine.book.leases),
             "tickets": len(engine.tickets),
+            "uploads": len(engine.blob_uploads),
+            "pipes": len(engine.streams),
         }
         memory = arena_status()
         keys["more"] = {"key_memory": {"mapped": memory.mapped, "locked": memory.locked}}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.access.denials import denied
 from vaultd.crypto.stream import check_size
@@ -14,27 +15,55 @@ from vaultd.names import secret_name
 from vaultd.vault.allowance import spare_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Deferred, Pending
     from vaultd.names import SecretName
     from vaultd.vault.secrets import Stored
 
-__all__ = ["begin_blob", "keep_blob", "rotatable", "take_chunk"]
+__all__ = ["announced", "begin_blob", "keep_blob", "storable", "take_chunk"]
+
+_MOST_SECRETS: Final = 16_384
+"""Secrets of a tenant that its own services may make; admins may make more."""
 
 _SAID = ("tenant", "secret", "cas", "description", "rotate_after")
 
 
-def rotatable(call: Call, uid: bytes, secret: SecretName) -> None:
-    """Hold that there is a secret to rotate; for who is no admin, an absent one is a forbidden one."""
-    try:
-        call.barrier.history(uid, secret)
-    except NotFound as error:
+def storable(call: Call, *, rotate: bool) -> tuple[bytes, SecretName]:
+    """The tenant's uid and the secret that the request is to store a version of.
+
+    Raises:
+        NotFound: there is no tenant, or no secret to rotate; told to admins.
+        Denied: not allowed, or (for who is no admin) not there.
+        QuotaExceeded: the tenant's own services may not make another secret.
+    """
+    secret = secret_name(call.keys["secret"])
+    uid = call.allowed("rotate" if rotate else "put", call.keys["tenant"], secret)
+    known = call.barrier.tenant(uid).state.secrets
+    if secret in known:
+        return uid, secret
+    if rotate:
         if call.is_admin:
-            raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one") from error
+            raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one")
         call.deny("no such secret", uid, secret=secret)
-        raise denied() from error
+        raise denied()
+    if not call.is_admin and len(known) >= _MOST_SECRETS:
+        raise QuotaExceeded("the tenant has as many secrets as it may make itself", "delete some")
+    return uid, secret
+
+
+@contextmanager
+def announced(call: Call) -> Iterator[BlobUpload | None]:
+    """The blob that the request says is its value, if it does; dropped when something is raised."""
+    found = call.connection.context.upload
+    upload = found if call.keys.get("upload", False) and isinstance(found, BlobUpload) else None
+    try:
+        yield upload
+    except BaseException:
+        if upload is not None:
+            _drop(call, upload)
+        raise
 
 
 def _target(call: Call, *, rotate: bool) -> dict[str, Any]:
@@ -44,12 +73,10 @@ def _target(call: Call, *, rotate: bool) -> dict[str, Any]:
 def begin_blob(call: Call) -> BlobUpload:
     """The upload that the request announces, once everything that can be refused now has not been."""
     keys, engine = call.keys, call.engine
-    secret, rotate, size = secret_name(keys["secret"]), keys.get("rotate", False), keys.get("size")
+    rotate, size = keys.get("rotate", False), keys.get("size")
     if rotate and not keys.keys().isdisjoint(_SAID[2:]):
         raise Invalid("a rotation changes the value alone", "leave cas, description and rotate_after away")
-    uid = call.allowed("rotate" if rotate else "put", keys["tenant"], secret)
-    if rotate:
-        rotatable(call, uid, secret)
+    uid, secret = storable(call, rotate=rotate)
     if size is not None:
         check_size(size)
         _check_room(call, uid, secret, size)
@@ -132,11 +159,8 @@ def keep_blob(
 
     def still() -> None:
         call.look_again()
-        secret = secret_name(call.keys["secret"])
-        if call.allowed("rotate" if rotate else "put", call.keys["tenant"], secret) != uid:
+        if storable(call, rotate=rotate)[0] != uid:
             raise NotFound("the tenant was deleted meanwhile")
-        if rotate:
-            rotatable(call, uid, secret)
 
     async def keep() -> Pending:
         try:

@@ -7,12 +7,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from vaultd.daemon.handling import Deferred
-from vaultd.daemon.ops.blobs import keep_blob, rotatable
+from vaultd.daemon.ops.blobs import announced, keep_blob, storable
 from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import value_of
-from vaultd.daemon.uploads import BlobUpload
-from vaultd.names import secret_name, tenant_name
+from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,17 +98,15 @@ def rotate_tenant(call: Call) -> Deferred:
 @operation("rotate.secret")
 def rotate_secret(call: Call) -> Pending | Deferred:
     """A new value for a secret that exists. Who holds the old one is told; old leases run on."""
-    tenant, secret = call.keys["tenant"], secret_name(call.keys["secret"])
-    uid = call.allowed("rotate", tenant, secret)
-    rotatable(call, uid, secret)
+    with announced(call) as upload:
+        uid, secret = storable(call, rotate=True)
 
     def told(stored: Stored) -> Pending:
         holders = call.engine.book.leases.of_secret(uid, secret, call.now)
-        call.engine.pushes.secret_rotated(tenant, secret, stored.version, holders)
+        call.engine.pushes.secret_rotated(call.keys["tenant"], secret, stored.version, holders)
         return Done({"version": stored.version, "holders": len({lease.run.id for lease in holders})})
 
-    upload = call.connection.context.upload
-    if call.keys.get("upload", False) and isinstance(upload, BlobUpload):
+    if upload is not None:
         return keep_blob(call, upload, uid, rotate=True, told=told)
     with value_of(call) as value:
         stored = call.barrier.put(uid, secret, value, actor=call.actor, kind="rotate.secret")

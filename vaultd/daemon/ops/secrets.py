@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultd.access.decide import listing
 from vaultd.access.denials import denied
 from vaultd.daemon.handling import Deferred
-from vaultd.daemon.ops.blobs import begin_blob, keep_blob, take_chunk
+from vaultd.daemon.ops.blobs import announced, begin_blob, keep_blob, storable, take_chunk
 from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import Upload, value_of
 from vaultd.daemon.uploads import BlobUpload
-from vaultd.errors import Invalid, NotFound, QuotaExceeded
+from vaultd.errors import Invalid, NotFound
 from vaultd.names import SecretName, secret_name
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _SECOND = 10**9
 
 _AT_ONCE: Final = 4_096
 """Comparisons of a name with a pattern that one listing may take at once: about a millisecond."""
-
-_MOST_SECRETS: Final = 16_384
-"""Secrets of a tenant that its own services may make; admins may make more."""
 
 
 @operation("value.begin")
@@ -70,15 +67,11 @@ def chunk(call: Call) -> Pending | Deferred:
 @operation("secret.put")
 def put(call: Call) -> Pending | Deferred:
     """A new version, of a new secret or of one that exists."""
-    keys, secret = call.keys, secret_name(call.keys["secret"])
-    uid = call.allowed("put", keys["tenant"], secret)
-    if not call.is_admin:
-        known = call.barrier.tenant(uid).state.secrets
-        if len(known) >= _MOST_SECRETS and secret not in known:
-            raise QuotaExceeded("the tenant has as many secrets as it may make itself", "delete some")
-    upload = call.connection.context.upload
-    if keys.get("upload", False) and isinstance(upload, BlobUpload):
-        return keep_blob(call, upload, uid, rotate=False, told=lambda stored: Done({"version": stored.version}))
+    keys = call.keys
+    with announced(call) as upload:
+        uid, secret = storable(call, rotate=False)
+        if upload is not None:
+            return keep_blob(call, upload, uid, rotate=False, told=lambda stored: Done({"version": stored.version}))
     with value_of(call) as value:
         stored = call.barrier.put(
             uid,
