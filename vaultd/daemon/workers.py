@@ -10,6 +10,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from vaultd.errors import Unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -31,7 +33,9 @@ class Workers:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `function` returns in one of the threads."""
+        """What `function` returns in one of the threads. Raises `Unavailable` when they have ended."""
+        if self._closed:
+            raise Unavailable("the daemon is stopping", "try again when it is back")
         return await asyncio.wrap_future(self._pool.submit(function, *args, **kwargs))
 
     def later(self, function: Callable[[], object]) -> None:

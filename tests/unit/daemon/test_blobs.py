@@ -204,6 +204,7 @@ def test_an_admins_pipe_ends_with_ticket_or_connection(world: SlowWorld) -> None
             else:
                 client.close()
             world.until(lambda: len(world.engine.streams) == 0)
+            assert not world.engine.streams._owned
             answer.close()
 
 
