@@ -239,8 +239,9 @@ def test_flood_behind_a_slow_disk_is_bounded() -> None:
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uids that were served once count as being served, however long the machine stops meanwhile."""
-    monkeypatch.setattr(dispatch, "SHARED_FOR", 60.0)
+    """Two uids count as being served, and no slice ends by time, however long the machine stops meanwhile."""
+    for name in ("SHARED_FOR", "SLICE", "SLICE_ALONE"):
+        monkeypatch.setattr(dispatch, name, 60.0)
 
 
 async def _flooded(world: World) -> None:
