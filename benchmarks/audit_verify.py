@@ -89,7 +89,7 @@ def main() -> None:
         def read() -> None:
             private, public = pairs[0]
             reader = TrailReader(VAULT, domains[0].uid, public, private)
-            assert sum(record is not None for record in reader.records(journal.raw_from(START))) > 0
+            assert sum(record is not None for record in reader.records(journal.raw_from(START.place))) > 0
 
         verified = in_turn({"hashes": hashes, "walk": walk, "whole": whole, "read": read}, rounds=3, seconds=0.0)
 

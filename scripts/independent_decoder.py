@@ -305,10 +305,12 @@ def open_slots(slots: list[Slot], secret: bytes, kind: int) -> bytes:
 @dataclass
 class Anchor:
     sequence: int
-    offset: int
+    place: tuple[int, int]
     line: int
     head: bytes
     keyring: bytes
+    first: int
+    base: bytes
     raw: bytes
 
 
@@ -345,9 +347,12 @@ def read_anchor(directory: str) -> Anchor:
             continue  # torn by a power cut: the other one counts
         need(raw[:10] == b"vaultdST\x00\x01", "the state file is of another format")
         (sequence,) = struct.unpack_from(">Q", raw, 32)
+        (segment,) = struct.unpack_from(">I", raw, 48)
         offset, line = struct.unpack_from(">QQ", raw, 56)
+        (begin,) = struct.unpack_from(">I", raw, 412)
         need(sequence % 2 == index, "an anchor is in the other one's slot")
-        found.append(Anchor(sequence, offset, line, raw[72:104], raw[104:136], raw))
+        place = (segment, offset)
+        found.append(Anchor(sequence, place, line, raw[72:104], raw[104:136], begin or 1, raw[416:448], raw))
     need(found, "no anchor is whole")
     return max(found, key=lambda anchor: anchor.sequence)
 
@@ -384,21 +389,58 @@ def read_keyring(directory: str, wanted: bytes) -> Keyring:
 # audit/FORMAT.md
 
 
+def read_base(directory: str, anchor: Anchor) -> tuple[bytes, int]:
+    """Hash and number of the line before the journal's first."""
+    if anchor.first == 1:
+        return bytes(32), 0
+    raw = read(directory, "audit", f"{anchor.first:06d}.base")
+    need(blake2b(32, b"", b"vaultd.base", raw) == anchor.base, "what the journal begins after is not what it was")
+    header = json.loads(raw.split(b"\n")[0])
+    return bytes.fromhex(header["head"]), header["seq"]
+
+
+def read_snapshot(directory: str, anchor: Anchor, keyring: Keyring) -> tuple[dict[bytes, tuple[int, bytes]], int]:
+    """What lines that were pruned vouch for, and the number of the last line that it knows of."""
+    if anchor.first == 1:
+        return {}, 0
+    generations = {entry.uid: entry.generation for entry in keyring.entries}
+    (number,) = struct.unpack_from(">I", anchor.raw, 52)
+    raw = read(directory, f"heads.{number % 2}")
+    need(blake2b(32, b"", b"vaultd.heads", raw) == anchor.raw[136:168], "the heads are not those that the anchor names")
+    heads = {}
+    for at in range(88, len(raw), 84):
+        uid, generation, index, tag = struct.unpack_from(">16sIQ16s", raw, at)
+        if generations.get(uid) == generation:
+            heads[uid] = (index, tag)
+    return heads, struct.unpack_from(">Q", raw, 48)[0]
+
+
+def read_lines(directory: str, anchor: Anchor) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Every line, and the place before it. The end of a segment is the same place as the beginning of the next."""
+    for segment in range(anchor.first, anchor.place[0] + 1):
+        offset = 0
+        for raw in read(directory, "audit", f"{segment:06d}.jsonl").splitlines(keepends=True):
+            yield (segment, offset), raw
+            offset += len(raw)
+
+
 def read_heads(directory: str, anchor: Anchor, keyring: Keyring, vouching: bytes) -> dict[bytes, tuple[int, bytes]]:
     """For every log, how many records the journal vouches for, and the last one's tag."""
     generations = {entry.uid: entry.generation for entry in keyring.entries}
-    heads: dict[bytes, tuple[int, bytes]] = {}
-    before, offset, seq = bytes(32), 0, 0
-    for raw in read(directory, "audit", "000001.jsonl").splitlines(keepends=True):
-        core = raw[:-76] + b"}"
-        after = hashlib.sha256(before + hashlib.sha256(core).digest()).digest()
-        anchored = offset < anchor.offset
+    heads, known = read_snapshot(directory, anchor, keyring)
+    before, seq = read_base(directory, anchor)
+    last, reached = (anchor.first, 0), False
+    for place, raw in read_lines(directory, anchor):
+        if place == anchor.place:
+            need((seq, before) == (anchor.line, anchor.head), "the journal is not the one that the anchor speaks of")
+            reached = True
+        after = hashlib.sha256(before + hashlib.sha256(raw[:-76] + b"}").digest()).digest()
         if not raw.endswith(b"\n") or raw[-67:-3] != after.hex().encode():
-            need(not anchored, f"journal line {seq + 1} does not follow from the one before it")
+            need(place >= anchor.place, f"journal line {seq + 1} does not follow from the one before it")
             break  # behind the anchor that is the torn end of a flush that nobody was told of
         line = json.loads(raw)
         need(line["seq"] == seq + 1, f"journal line {seq + 1} has another number")
-        if "heads" in line:
+        if "heads" in line and seq >= known:
             *claimed, seal = line["heads"]
             packed = b"".join(
                 bytes.fromhex(uid) + struct.pack(">IQ", generation, record) + bytes.fromhex(tag)
@@ -412,10 +454,10 @@ def read_heads(directory: str, anchor: Anchor, keyring: Keyring, vouching: bytes
             for uid, generation, record, tag in claimed:
                 if generations.get(bytes.fromhex(uid)) == generation:
                     heads[bytes.fromhex(uid)] = (record, bytes.fromhex(tag))
-        before, offset, seq = after, offset + len(raw), seq + 1
-        if offset == anchor.offset:
-            need((seq, before) == (anchor.line, anchor.head), "the journal is not the one that the anchor speaks of")
-    need(offset >= anchor.offset, "the journal ends before its anchor")
+        before, seq, last = after, seq + 1, (place[0], place[1] + len(raw))
+    if not reached:  # it stands at the very end
+        need((seq, before) == (anchor.line, anchor.head), "the journal is not the one that the anchor speaks of")
+        need(last == anchor.place or anchor.place[1] == 0, "the journal ends before its anchor")
     return heads
 
 

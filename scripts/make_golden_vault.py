@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write tests/vectors/golden/vault-v1/: one whole vault directory, and what must come out of it.
+"""Write tests/vectors/golden/vault-v1*/: one whole vault directory each, and what must come out of it.
 
 Chance and clock are pinned, so the directory is the same on every run. It is committed once for each format version and
 never made anew: if a later version of the code cannot open it, that version is wrong. `--out DIR` writes elsewhere, to
 look at what today's code would write.
 
-    python scripts/make_golden_vault.py --out DIR
+    python scripts/make_golden_vault.py --out DIR [--journal one|segments|pruned]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vaultd.audit.body import Actor, Event
+from vaultd.audit.segments import SegmentLimits
 from vaultd.clock import ManualClock
 from vaultd.crypto import sodium
 from vaultd.crypto.kdf import FLOOR
@@ -103,6 +104,11 @@ class Maker:
         with self.barrier.reveal(receipt, ref, ADMIN) as value:
             return bytes(value.view())
 
+    def prune(self, checkpoint: str) -> None:
+        """Take whole segments off the journal."""
+        self.barrier.prune(finish(self.barrier.plan_pruning(checkpoint)), actor=ADMIN)
+        self.step()
+
     def fill(self) -> None:
         barrier = self.barrier
         for name in ("acme", "beta", "gone", "shredded"):
@@ -170,13 +176,19 @@ class Maker:
         }
 
 
-def make(out: str) -> dict[str, Any]:
+def make(out: str, journal: str) -> dict[str, Any]:
     """Write the directory `out`/vault and return what must come out of it."""
     chance = Chance()
     with pinned(chance), DirectoryStore(os.path.join(out, "vault"), create=True) as store:
         maker = Maker(store, chance)
+        if journal != "one":
+            maker.barrier.ledger.journal.limits = SegmentLimits(size=12_000)
         maker.fill()
+        if journal == "pruned":
+            maker.prune(maker.barrier.checkpoint())
         expected = maker.expected()
+        if journal != "one":
+            expected["begins"] = maker.barrier.ledger.base.seq + 1
         maker.barrier.seal(actor=ADMIN)
         maker.barrier.close()
     os.unlink(os.path.join(out, "vault", "lock"))
@@ -188,9 +200,10 @@ def make(out: str) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write a vault directory with pinned chance and clock.")
     parser.add_argument("--out", required=True, help="a directory that is not there yet")
+    parser.add_argument("--journal", choices=("one", "segments", "pruned"), default="one", help="in how many segments")
     options = parser.parse_args()
     os.makedirs(options.out)
-    make(options.out)
+    make(options.out, options.journal)
     return 0
 
 

@@ -15,29 +15,51 @@ import sys
 
 JOURNAL = re.compile(rb'(\{"v":[0-9]+,"seq":([0-9]+),.*),"hash":"([0-9a-f]{64})"\}\n')
 EXPORT = re.compile(rb'\{"body":(\{.*"tseq":([0-9]+)[,}].*),"hash":"([0-9a-f]{64})"\}\n')
+SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
 
 
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def header(path: pathlib.Path) -> dict:
+    with path.open("rb") as lines:
+        return json.loads(lines.readline())
+
+
+def check(path: pathlib.Path, form: re.Pattern, end: bytes, number: int, head: bytes, skip: int = 0) -> tuple:
+    """Walk a file's lines on from record `number` with hash `head`."""
+    with path.open("rb") as lines:
+        for place, line in enumerate(lines, 1):
+            if place > skip:
+                found = form.fullmatch(line)
+                number += 1
+                if not found or int(found[2]) != number:
+                    sys.exit(f"{path}: line {place} is bad: not record {number}")
+                head = sha256(head + sha256(found[1] + end))
+                if head.hex().encode() != found[3]:
+                    sys.exit(f"{path}: line {place} is bad: its hash does not follow from it and the line before")
+    return number, head
+
+
 def main(path: pathlib.Path) -> str:
-    source = path / "audit" / "000001.jsonl" if path.is_dir() else path
-    form, end, number, head, first = JOURNAL, b"}", 0, bytes(32), 1
-    with source.open("rb") as lines:
-        if source is path and (header := json.loads(lines.readline())).get("format") == "vaultd audit export":
-            form, end, number, head, first = EXPORT, b"", header["after"], bytes.fromhex(header["prev"]), 2
-        else:
-            lines.seek(0)
-        for place, line in enumerate(lines, first):
-            found = form.fullmatch(line)
-            number += 1
-            if not found or int(found[2]) != number:
-                sys.exit(f"{source}: line {place} is bad: not record {number}")
-            head = sha256(head + sha256(found[1] + end))
-            if head.hex().encode() != found[3]:
-                sys.exit(f"{source}: line {place} is bad: its hash does not follow from it and the line before")
-    return f"{source}: all {number} records follow; head {head.hex()}"
+    number, head = 0, bytes(32)
+    if path.is_dir():
+        files = {int(file.stem): file for file in (path / "audit").iterdir() if SEGMENT.fullmatch(file.name)}
+        bases = [n for n in files if files[n].with_suffix(".base").exists()]
+        first = max(bases) if bases and 1 not in files else 1  # a journal that was pruned says what it begins after
+        if first != 1:
+            base = header(files[first].with_suffix(".base"))
+            number, head = base["seq"], bytes.fromhex(base["head"])
+        for segment in range(first, max(files, default=1) + 1):
+            if segment not in files:
+                sys.exit(f"{path / 'audit' / f'{segment:06d}.jsonl'} is missing")
+            number, head = check(files[segment], JOURNAL, b"}", number, head)
+    elif (export := header(path)).get("format") == "vaultd audit export":
+        number, head = check(path, EXPORT, b"", export["after"], bytes.fromhex(export["prev"]), 1)
+    else:
+        number, head = check(path, JOURNAL, b"}", number, head)
+    return f"{path}: all records to {number} follow; head {head.hex()}"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vaultclient._leases import Lease
     from vaultclient._runs import Run
     from vaultclient.errors import VaultError
-    from vaultclient.redaction import RedactingFilter, RedactingFormatter
+    from vaultclient.redaction import RedactingFilter, RedactingFormatter, RedactingStream
 
 __all__ = [
     "Answer",
@@ -37,6 +37,7 @@ __all__ = [
     "Lease",
     "RedactingFilter",
     "RedactingFormatter",
+    "RedactingStream",
     "Run",
     "ValueFile",
     "ValueStream",
@@ -54,6 +55,7 @@ _HOMES: Final = {
     "Lease": "vaultclient._leases",
     "RedactingFilter": "vaultclient.redaction",
     "RedactingFormatter": "vaultclient.redaction",
+    "RedactingStream": "vaultclient.redaction",
     "Run": "vaultclient._runs",
     "ValueFile": "vaultclient._files",
     "ValueStream": "vaultclient._files",

@@ -34,6 +34,11 @@ ROOM_FOR_ONE: Final = socket.CMSG_SPACE(4)
 
 def no_daemon(path: str, error: OSError) -> Unavailable:
     """The error for a socket that nobody answers at."""
+    if isinstance(error, PermissionError):
+        return Unavailable(
+            f"this user may not connect to {path}: permission denied",
+            "those in the socket's group may: add the user to it (usermod --append --groups), then log in anew",
+        )
     reason = (error.strerror or type(error).__name__).lower()
     return Unavailable(f"no daemon answers at {path}: {reason}", "is vaultd running, and is this its socket?")
 

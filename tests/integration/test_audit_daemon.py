@@ -124,6 +124,7 @@ def test_every_operation_is_recorded(quiet: World) -> None:
         for op, keys, tail in ADMIN:
             ask(admin, op, keys, tail)
         admin.call("login", LOGIN, PASSPHRASE)
+        ask(admin, "audit.prune", {"dry_run": True}, bytes(admin.call("audit.checkpoint").tail))
         token = ask(agent, "run.open", {"tenant": "acme", "scope": ["openai/*"]}).header["token"]
         lease = ask(agent, "lease.acquire", {"secret": "openai/prod"}, run=token).header["lease"]
         ask(agent, "lease.renew", {"lease": lease}, run=token)
@@ -397,8 +398,9 @@ def test_full_disk() -> None:
         world.unseal()
         with world.admin.get("acme", "openai/growing") as answer:
             assert bytes(answer.tail) in (b"%d" % kept * 1000, b"%d" % (kept + 1) * 1000)
-        with world.admin.get("globex", "openai/prod") as answer:
-            assert bytes(answer.tail) == GLOBEX
+        # The responder sealed it meanwhile, and that outlives a restart although it could not be recorded then.
+        with pytest.raises(VaultError, match="sealed"):
+            world.admin.get("globex", "openai/prod")
 
 
 def test_slow_flushes_that_fail() -> None:

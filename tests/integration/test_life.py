@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -151,6 +152,31 @@ def test_sighup() -> None:
         _configure(daemon, f"socket_group = {GROUP}\n{watch}")
         assert daemon.admin.status()["warnings"] == []
         assert responds() == "denied"
+
+
+def test_a_changed_configuration_is_recorded() -> None:
+    """Which keys changed, and who is admin and responder now; a file that does not hold, once; sealed as well."""
+    watch = "[watch]\nconfig = false\n"
+    with Daemon(config=watch) as daemon:
+
+        def recorded() -> list[tuple[str, Any]]:
+            bodies = [json.loads(line)["body"] for line in daemon.admin.audit_lines("audit.show", {})]
+            return [(one["outcome"], one.get("public")) for one in bodies if one["kind"] == "config.reload"]
+
+        _configure(daemon, watch)
+        assert recorded() == []
+        me = os.geteuid()
+        _configure(daemon, f"responder_uids = [{RESPONDER}]\nadmin_uids = [{me}]\n{watch}[limits]\nruns_per_uid = 9\n")
+        changed = ["admin_uids", "limits.runs_per_uid", "responder_uids"]
+        assert recorded() == [
+            ("ok", {"changed": changed, "admin_uids": [me], "responder_uids": [RESPONDER]}),
+        ]
+        for _ in range(2):
+            _configure(daemon, "nonsense")
+        daemon.admin.call("seal")
+        _configure(daemon, f"admin_uids = [{me}]\n{watch}[limits]\nruns_per_uid = 9\n")
+        daemon.unseal()
+        assert recorded()[1:] == [("failed", None), ("ok", {"changed": ["responder_uids"], "responder_uids": []})]
 
 
 @pytest.mark.needs_root

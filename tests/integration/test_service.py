@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -181,6 +182,14 @@ def test_the_command_line_takes_a_credential(daemon: Daemon, credentials: Path) 
     opened = ctl("--json", "unseal", "--credential-file", file)
     assert json.loads(opened.stdout)["slot"] == 2, opened.stderr
     assert ctl("unseal", "--key-file", file).returncode == 77
+    shown = ctl("audit", "show").stdout.decode()
+    for kind, words in (
+        ("slot.add", "slot 2"),
+        ("login", "by slot 1"),
+        ("login", "by slot 2"),
+        ("vault.unseal", "by slot 2"),
+    ):
+        assert re.search(rf"{kind} +ok +admin uid \d+  {words}", " ".join(shown.split("\n    "))), shown
     assert daemon.stop() == 0
     checked = ctl("--json", "check", "--dir", daemon.dir, "--credential", "vaultd-unseal")
     assert json.loads(checked.stdout)["seals"] is True, checked.stderr

@@ -65,7 +65,7 @@ def state(socket: str) -> str:
         with Client(socket, environ={}) as vault:
             return str(vault.status()["state"])
     except VaultError as error:
-        return error.code
+        return error.code + (": add the user to its group" if "usermod" in error.hint else "")
 
 
 def test_the_unit_serves_the_members_of_its_group(folder: str) -> None:
@@ -86,7 +86,7 @@ def test_the_unit_serves_the_members_of_its_group(folder: str) -> None:
             time.sleep(0.01)
         assert os.stat(socket).st_gid == DAEMON
         assert Child(lambda: state(socket), uid=MEMBER, groups=(DAEMON,)).result() == "uninitialised"
-        assert Child(lambda: state(socket), uid=STRANGER).result() == "unavailable"
+        assert Child(lambda: state(socket), uid=STRANGER).result() == "unavailable: add the user to its group"
     finally:
         os.kill(daemon.pid, signal.SIGTERM)
     assert daemon.result() == 0

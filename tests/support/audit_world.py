@@ -9,6 +9,7 @@ from vaultd.audit.body import Actor, Event
 from vaultd.audit.domain import SYSTEM_UID, Domain
 from vaultd.audit.journal import Journal, segment_path
 from vaultd.audit.reader import BEGINNING, Bookmark, Record, TrailReader
+from vaultd.audit.segments import Place
 from vaultd.audit.trail import Trail
 from vaultd.clock import ManualClock
 from vaultd.crypto.primitives import x25519_pair
@@ -60,9 +61,11 @@ class World:
         """A system record that has a name to keep sealed."""
         return self.trail.record(Event("lease.acquire", "denied", ACTOR, reason="no such thing for you", tenant=name))
 
-    def flush(self) -> None:
-        """Write what is staged and mark its receipts, as the ledger does."""
-        batch = self.journal.take()
+    def flush(self, *, closing: bool = False) -> None:
+        """Write what is staged and mark its receipts, as the ledger does; with `closing` the segment ends there."""
+        batch = self.journal.take(closing=closing)
+        if closing:
+            self.trail.forget_sessions()
         if batch is not None:
             self.journal.write(batch)
             for receipt in batch.receipts:
@@ -105,10 +108,10 @@ class World:
         return [record for record in self.reader(domain).records(raw_lines(self.data())) if record is not None]
 
 
-def raw_lines(data: bytes, start: int = 0) -> list[tuple[bytes, int]]:
-    """Lines with the offsets of their ends, as `Journal.raw_from` gives them."""
+def raw_lines(data: bytes, start: int = 0) -> list[tuple[bytes, Place]]:
+    """Lines with the places behind them, as `Journal.raw_from` gives them."""
     found, at = [], start
     for line in data[start:].splitlines(keepends=True):
         at += len(line)
-        found.append((line, at))
+        found.append((line, Place(1, at)))
     return found

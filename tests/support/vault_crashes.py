@@ -8,6 +8,7 @@ import random
 import pytest
 
 from tests.support.vault_world import World
+from vaultd.audit.segments import SegmentLimits
 from vaultd.errors import Halted, VaultdError
 from vaultd.store import Fault, PowerCut
 
@@ -19,7 +20,7 @@ _ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 def _step(world: World, rng: random.Random) -> None:
     """One random action: mostly changes, now and then a flush, a part of one, or a tick."""
     names = sorted(world.state.tenants)
-    action = rng.randrange(20)
+    action = rng.randrange(22)
     if not names or action == 0:
         world.create_tenant(f"t{world.count}-{rng.randrange(10**6)}")
         return
@@ -47,14 +48,32 @@ def _step(world: World, rng: random.Random) -> None:
         uid = world.ledger.find(name)
         assert uid is not None
         world.ledger.close_log(uid)
+    elif action == 18:
+        world.checkpoint()
+    elif action == 19:
+        _prune(world, rng)
     else:
         world.flush()
 
 
-def live_and_crash(seed: int, rounds: int = 3) -> None:
-    """Live, crash and come back `rounds` times; what comes back is one whole state, acknowledged or later."""
+def _prune(world: World, rng: random.Random) -> None:
+    """By one of the last checkpoints; what they say is on the disk for good, so none ever fails to fit."""
+    if world.checkpoints:
+        world.prune(rng.choice(world.checkpoints[-3:]))
+    world.checkpoint()
+
+
+def live_and_crash(seed: int, rounds: int = 3, *, pruning: bool = False) -> None:
+    """Live, crash and come back `rounds` times; what comes back is one whole state, acknowledged or later.
+
+    Args:
+        pruning: with short segments, and one pruned every other step.
+    """
     rng = random.Random(seed ^ 0x5EED)
-    world = World(seed, snapshot_lines=rng.choice((1, 3, 10)))
+    segments = SegmentLimits(rng.choice((None, 1, 2_000, 6_000)), rng.choice((None, None, 1)))
+    if pruning:
+        segments = SegmentLimits(rng.choice((1, 2_000)))
+    world = World(seed, snapshot_lines=rng.choice((1, 3, 10)), segments=segments)
     for _ in range(rounds):
         world.store.arm(
             Fault(
@@ -66,6 +85,8 @@ def live_and_crash(seed: int, rounds: int = 3) -> None:
         try:
             for _ in range(rng.randint(1, 40)):
                 _step(world, rng)
+                if pruning and rng.random() < 0.5:
+                    _prune(world, rng)
         except (PowerCut, VaultdError) as error:
             if not isinstance(error, PowerCut):
                 # The disk refused, and it was the disk: from here on nothing is staged, taken or acknowledged.

@@ -11,7 +11,11 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vaultd.audit.base import TrailBase
 from vaultd.audit.body import Actor, Event
+from vaultd.audit.chain import Link, Walk
+from vaultd.audit.domain import SYSTEM_UID
+from vaultd.audit.segments import UNBOUNDED, SegmentLimits, base_path, segment_path
 from vaultd.clock import ManualClock
 from vaultd.crypto.hierarchy import RootKeys
 from vaultd.crypto.kdf import CHEAPEST
@@ -23,6 +27,8 @@ from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.create import create
 from vaultd.vault.ledger import Ledger
+from vaultd.vault.pruning import PruneVerbs, Pruning
+from vaultd.vault.trails import TrailVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,10 +83,15 @@ def create_vault(store: Store, clock: ManualClock, rng: random.Random) -> None:
 
 
 def open_vault(
-    store: Store, clock: ManualClock, rng: random.Random, snapshot_lines: int = 4096
+    store: Store,
+    clock: ManualClock,
+    rng: random.Random,
+    snapshot_lines: int = 4096,
+    segments: SegmentLimits = UNBOUNDED,
 ) -> tuple[Ledger, RecoveryReport]:
     """Open and unseal."""
     ledger = Ledger.open(store, clock, minimum=CHEAPEST, random=rng.randbytes, snapshot_lines=snapshot_lines)
+    ledger.journal.limits = segments
     slot, key = ledger.derive(secret(), SlotKind.PASSPHRASE)
     return ledger, ledger.unseal(slot, key)
 
@@ -110,13 +121,56 @@ def strays(ledger: Ledger, store: Store) -> list[str]:
             found.append(f"{name}/{store.list(f'tenants/{name}')}")
     if isinstance(store, MemoryStore):  # which shows what a store does not list
         found += [path for path in store.disk.files() if TEMPORARY in path]
-    return found
+    journal = ledger.journal
+    named = {segment_path(n) for n in range(journal.begin.segment, journal.durable.segment + 1)}
+    named |= {base_path(journal.begin.segment)} if journal.begin.segment > 1 else set()
+    return found + sorted({f"audit/{name}" for name in store.list("audit")} ^ named)
+
+
+class Verbs(TrailVerbs, PruneVerbs):
+    """What people do with the journal, over a ledger alone."""
+
+
+def plan(verbs: PruneVerbs, signed: str) -> Pruning:
+    """What pruning by a checkpoint would take."""
+    steps = verbs.plan_pruning(signed)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Pruning = stop.value
+            return found
+
+
+def hold_journal(ledger: Ledger) -> None:
+    """Hold that what is left of the journal verifies from where it begins, and that every trail opens from there."""
+    journal, base = ledger.journal, ledger.base
+    walk = Walk(Link(base.seq, base.head), trails=base.counts())
+    first = True
+    for raw, place in journal.raw_from(base.begin.place):
+        walk.step(raw, first=first)
+        first = place.offset == 0
+    assert walk.at == (journal.durable.seq, journal.durable.head)
+    verbs = Verbs(ledger, random.randbytes)
+    for uid in [SYSTEM_UID, *ledger.keyring.by_index.values()]:
+        last = base.trail(uid)
+        for record in verbs.trail(uid):
+            if record is not None:
+                last = TrailBase(record.seq, record.hash)
+        assert last == (ledger.domain(uid).sub_seq, ledger.domain(uid).sub_head)
 
 
 class World:
     """One vault, the model of it, and how far it was acknowledged."""
 
-    def __init__(self, seed: int = 0, store: MemoryStore | None = None, *, snapshot_lines: int = 4096) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        store: MemoryStore | None = None,
+        *,
+        snapshot_lines: int = 4096,
+        segments: SegmentLimits = UNBOUNDED,
+    ) -> None:
         self.rng = random.Random(seed)
         self.clock = ManualClock()
         self.store = MemoryStore() if store is None else store
@@ -126,9 +180,14 @@ class World:
         self.flying: Batch | None = None
         self.count = 0
         self._snapshot_lines = snapshot_lines
+        self._segments = segments
+        self.checkpoints: list[str] = []
         if store is None:
             create_vault(self.store, self.clock, self.rng)
-        self.ledger, self.report = open_vault(self.store, self.clock, self.rng, self._snapshot_lines)
+        self.ledger, self.report = self._open()
+
+    def _open(self) -> tuple[Ledger, RecoveryReport]:
+        return open_vault(self.store, self.clock, self.rng, self._snapshot_lines, self._segments)
 
     @property
     def state(self) -> State:
@@ -231,6 +290,19 @@ class World:
     def _keyring(self, build: Callable[[Keyring], Keyring], state: State, kind: str, **rest: Any) -> Receipt:
         return self.staged(self.ledger.stage_keyring(build, Event(kind, "ok", ADMIN), **rest), state)
 
+    # Pruning
+
+    def checkpoint(self) -> None:
+        """Sign what is on the disk, for later."""
+        self.checkpoints.append(Verbs(self.ledger, random.randbytes).checkpoint())
+
+    def prune(self, signed: str) -> Pruning:
+        """Take off what a checkpoint lets go; acknowledged with the next flush."""
+        verbs = Verbs(self.ledger, random.randbytes)
+        found = plan(verbs, signed)
+        verbs.prune(found, actor=ADMIN)
+        return found
+
     # Flushing
 
     def take(self) -> bool:
@@ -280,9 +352,11 @@ class World:
     def reopen(self) -> None:
         """Open what is there, and hold it against the model: exactly one of the states from the acknowledged one on."""
         self.flying = None
-        self.ledger, self.report = open_vault(self.store, self.clock, self.rng, self._snapshot_lines)
+        self.ledger, self.report = self._open()
         found = read_state(self.ledger)
         assert strays(self.ledger, self.store) == []
+        self.ledger.flush()
+        hold_journal(self.ledger)
         candidates = [number for number in range(self.acknowledged, len(self.states)) if self.states[number] == found]
         assert candidates, f"the vault holds none of states {self.acknowledged} to {len(self.states) - 1}"
         self.states = [self.states[candidates[0]]]

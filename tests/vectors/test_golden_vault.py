@@ -27,6 +27,7 @@ from vaultd.store import DirectoryStore
 from vaultd.vault import offline
 from vaultd.vault.create import create
 from vaultd.vault.embedded import Vault
+from vaultd.vault.rotation import finish
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,11 +42,24 @@ EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A copy with the modes that a checkout does not keep."""
-    path = tmp_path / "vault"
-    shutil.copytree(GOLDEN / "vault", path)
+    return copied(GOLDEN, tmp_path / "vault")
+
+
+def copied(golden: Path, path: Path) -> Path:
+    """A copy with the modes that a checkout does not keep."""
+    shutil.copytree(golden / "vault", path)
     for item in [path, *path.rglob("*")]:
         item.chmod(0o700 if item.is_dir() else 0o600)
     return path
+
+
+def digest_of(golden: Path) -> str:
+    """Of every file's name and bytes."""
+    whole = hashlib.sha256()
+    for file in sorted(golden.rglob("*")):
+        if file.is_file():
+            whole.update(str(file.relative_to(golden)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def current_values() -> dict[tuple[str, str], tuple[int, str]]:
@@ -109,11 +123,7 @@ def test_the_golden_vault_opens(path: Path, tmp_path: Path, way: str) -> None:
 
 def test_the_golden_vault_is_the_one_that_was_kept() -> None:
     """What today's code would write instead is no fixture: the files are those of the day they were made, for ever."""
-    whole = hashlib.sha256()
-    for file in sorted(GOLDEN.rglob("*")):
-        if file.is_file():
-            whole.update(str(file.relative_to(GOLDEN)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    assert whole.hexdigest() == KEPT
+    assert digest_of(GOLDEN) == KEPT
 
 
 @pytest.mark.parametrize("version", [2, 65_535])
@@ -278,3 +288,47 @@ def test_the_decoder_refuses_what_does_not_fit(path: Path, decoder: ModuleType) 
             assert file.name == "state"
             assert digests(found) == digests(good)
         file.write_bytes(data)
+
+
+# -- the same, with a journal of several segments
+
+
+LATER = {
+    "segments": "1331e7ca5b3204434ebe3d9ded119e3a99319f8443076fc47377ad350a51894d",
+    "pruned": "7d9ed4b01f08285114e108ae5d904d6b3df800a09e6c36a85c0a61b2b9be823a",
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_golden_journals_of_several_segments(tmp_path: Path, name: str) -> None:
+    """Whole and pruned, they are as they were kept, open, verify, read the same through the decoder, and go on."""
+    golden = Path(f"{GOLDEN}-{name}")
+    assert digest_of(golden) == LATER[name]
+    expected = json.loads((golden / "expected.json").read_text())
+    path = copied(golden, tmp_path / "vault")
+    secret = bytearray(expected["passphrase"].encode())
+    report = offline.check(str(path), secret=secret)
+    assert (report.problems, report.notes) == ([], [])
+    verified = offline.verify(str(path), checkpoint=expected["checkpoint"].encode())
+    assert verified.ok, verified
+    assert verified.begins == expected["begins"]
+    script = [sys.executable, str(ROOT / "scripts" / "verify_audit.py"), str(path)]
+    assert verified.verdict.head.hex() in subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    done = decode(path, "--json", passphrase=expected["passphrase"])
+    assert done.returncode == 0, done.stderr
+    found = {(item["tenant"], item["secret"]): item["sha256"] for item in json.loads(done.stdout)["secrets"]}
+    assert found == {
+        (tenant, secret): facts["versions"][str(facts["current"])]["sha256"]
+        for tenant, secrets in expected["tenants"].items()
+        for secret, facts in secrets.items()
+    }
+    with DirectoryStore(path) as store:
+        world = BarrierWorld(store, secret=bytes(secret), clock=ManualClock(expected["wall"]))
+        assert sorted(world.values()) == sorted(expected["tenants"])
+        before = len(world.bodies("acme"))
+        world.barrier.prune(finish(world.barrier.plan_pruning(world.barrier.checkpoint())), actor=ADMIN)
+        world.flush()
+        world = world.reopen()
+        assert len(world.bodies("acme")) < before
+        world.barrier.close()
+    assert offline.verify(str(path), checkpoint=expected["checkpoint"].encode()).ok

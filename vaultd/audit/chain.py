@@ -19,7 +19,7 @@ from vaultd.audit.canonical import MAX_INT, parse_canonical, parse_second
 from vaultd.errors import FormatVersion, IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "GENESIS",
@@ -237,8 +237,8 @@ def _match(raw: bytes) -> re.Match[bytes]:
     number = int(seq)
     if not 1 <= number <= MAX_INT or not 1 <= int(sub_seq) <= MAX_INT:
         raise IntegrityError("a number in the line is out of range")
-    if (vault is not None) != (number == 1):
-        raise IntegrityError("the vault's id must stand in the first line and nowhere else")
+    if vault is None and number == 1:
+        raise IntegrityError("the vault's id must stand in the first line")
     if tenant is None:
         # The system always says something in the clear; what it keeps sealed stands beside it.
         if body is None:
@@ -275,14 +275,24 @@ def _vouches(text: bytes) -> tuple[Vouch, ...]:
     )
 
 
-def follow(raw: bytes, at: Link) -> tuple[Line, Link]:
+def follow(raw: bytes, at: Link, *, first: bool | None = None) -> tuple[Line, Link]:
     """The line that comes after `at`, checked against it.
+
+    Args:
+        first: whether it is the first of a segment; when left out, the first of all is the only one.
 
     Raises:
         FormatVersion, IntegrityError: see `decode`; or its number or its hash is not the one that follows.
     """
     line = decode(raw)
+    _hold_vault(line.vault, at.seq == 0 if first is None else first)
     return line, _follows(raw, line.seq, line.hash, at)
+
+
+def _hold_vault(vault: bytes | None, first: bool) -> None:
+    # So every segment says whose it is, and no line can be taken for the first of one.
+    if (vault is not None) != first:
+        raise IntegrityError("the vault's id must stand in the first line and nowhere else")
 
 
 def _follows(raw: bytes, seq: int, said: bytes, at: Link) -> Link:
@@ -299,29 +309,46 @@ class Walk:
     """A walk along the chain, line by line, holding what can be held without keys.
 
     Beside the chain: each trail's own count has no gap, and each sealed body names the session that its trail's newest
-    session line started. A walk that starts midway takes the first line of each trail on trust.
+    session line of this segment started. A walk that starts midway takes the first line of each trail on trust.
+
+    Args:
+        trails: at the start of a segment, how many records each trail has before it, by its uid in hex (None: the
+            system's); then nothing is taken on trust.
     """
 
-    def __init__(self, at: Link = Link(0, GENESIS)) -> None:  # noqa: B008 (immutable)
+    def __init__(
+        self,
+        at: Link = Link(0, GENESIS),  # noqa: B008 (immutable)
+        trails: Mapping[bytes | None, int] | None = None,
+    ) -> None:
         self.at = at
         self.lines = 0
         self.vault: bytes | None = None
-        self._whole = at.seq == 0
-        self._trails: dict[bytes | None, tuple[int, int]] = {}  # records so far, the session's line (0: none known)
+        self._whole = at.seq == 0 or trails is not None
+        # Records so far, the session's line (0: none known). A session does not go on in the next segment.
+        self._trails: dict[bytes | None, tuple[int, int]] = {uid: (n, 0) for uid, n in (trails or {}).items()}
+        self._segment = at.seq if self._whole else 0  # the line before the segment's first
 
     @property
     def trails(self) -> int:
         """How many trails were met."""
         return len(self._trails)
 
-    def step(self, raw: bytes) -> None:
+    def step(self, raw: bytes, *, first: bool | None = None) -> None:
         """Take one line.
+
+        Args:
+            first: see `follow`.
 
         Raises:
             FormatVersion, IntegrityError: it is bad; the walk stays where it was.
         """
         found = _match(raw)
         seq, vault, tenant, sub_seq, key, said = found.group("seq", "vault", "tenant", "sub_seq", "key", "hash")
+        first = self.at.seq == 0 if first is None else first
+        _hold_vault(vault, first)
+        if vault is not None and self.vault not in (None, bytes.fromhex(vault.decode())):
+            raise IntegrityError("the line is of another vault")
         after = _follows(raw, int(seq), bytes.fromhex(said.decode()), self.at)
         record, session = int(sub_seq), 0 if key is None else int(key)
         known = self._trails.get(tenant)
@@ -337,6 +364,10 @@ class Walk:
                 session = known[1]
             elif session not in (known[1], after.seq) and (self._whole or known[1]):
                 raise IntegrityError("the line names a session key that its trail does not have")
+            elif session != after.seq and (first or session <= self._segment):
+                raise IntegrityError("the line names a session key of the segment before")
+        if first:
+            self._segment = self.at.seq
         self._trails[tenant] = (record, session)
         self.at = after
         self.lines += 1

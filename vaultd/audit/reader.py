@@ -14,6 +14,7 @@ from vaultd.audit.canonical import canonical, parse_canonical, parse_timestamp
 from vaultd.audit.chain import GENESIS, Line, decode
 from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.sealing import Opener
+from vaultd.audit.segments import Place
 from vaultd.errors import IntegrityError, VaultdError
 
 if TYPE_CHECKING:
@@ -35,15 +36,15 @@ _OWNER_WITHIN: Final = 157
 class Bookmark(NamedTuple):
     """A place to start reading a trail: before a line that starts a session. For this process, never for a tenant."""
 
-    offset: int
-    """Bytes of the journal before that line."""
+    place: Place
+    """Before that line."""
     seq: int
     """Records of the trail before it."""
     head: bytes
     """The sub-chain's head there."""
 
 
-BEGINNING: Final = Bookmark(0, 0, GENESIS)
+BEGINNING: Final = Bookmark(Place(1, 0), 0, GENESIS)
 
 
 class Record(NamedTuple):
@@ -122,8 +123,8 @@ class TrailReader:
         self._marker = b'"tenant":null' if uid == SYSTEM_UID else b'"tenant":"%b"' % uid.hex().encode()
         self._opener = Opener(vault_id, uid, audit_public, audit_private)
         self._foreign = 0
-        self.offset = start.offset
-        """Bytes of the journal before the next line to be fed."""
+        self.place = start.place
+        """Before the next line to be fed."""
         self.seq = start.seq
         """Of the trail's last record seen."""
         self.head = start.head
@@ -131,8 +132,8 @@ class TrailReader:
         self.bookmark = start
         """The newest place to start another reader at."""
 
-    def records(self, lines: Iterable[tuple[bytes, int]]) -> Iterator[Record | None]:
-        """The trail's records among `lines` (from `Journal.raw_from` at `offset`); None where the caller may pause.
+    def records(self, lines: Iterable[tuple[bytes, Place]]) -> Iterator[Record | None]:
+        """The trail's records among `lines` (from `Journal.raw_from` at `place`); None where the caller may pause.
 
         Raises:
             IntegrityError: a record does not open, does not say what its line says, or does not follow from the one
@@ -140,29 +141,29 @@ class TrailReader:
         """
         for raw, end in lines:
             if raw.find(self._marker, 0, _OWNER_WITHIN) < 0:
-                self.offset = end
+                self.place = end
                 self._foreign += 1
                 if self._foreign >= PAUSE:
                     self._foreign = 0
                     yield None
                 continue
             try:
-                record = self._take(raw, self.offset)
+                record = self._take(raw, self.place)
             except VaultdError as error:
                 raise type(error)(
                     f"record {self.seq + 1} of the audit trail: {error.message}", "run 'vaultctl audit verify'"
                 ) from error
-            self.offset = end
+            self.place = end
             self._foreign = 0
             yield record
 
-    def _take(self, raw: bytes, offset: int) -> Record:
+    def _take(self, raw: bytes, place: Place) -> Record:
         line = decode(raw)
         if line.sub_seq != self.seq + 1:
             raise IntegrityError("a record is missing or stands in another's place")
         bookmark = None
         if line.session is not None:
-            bookmark = Bookmark(offset, self.seq, self.head)
+            bookmark = Bookmark(place, self.seq, self.head)
             self._opener.start(line.seq, line.session)
         body = self._body(line)
         head = sub_link(self.head, body.encode("ascii"))

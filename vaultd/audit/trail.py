@@ -80,7 +80,7 @@ class Trail:
             clear = body_json(event, time, sub_seq, None)
         if clear is not None and not event.needs_sealing:
             head = sub_link(domain.sub_head, clear.encode("ascii"))
-            rendered = render(seq, time, None, sub_seq, head.hex(), vault=self._vault_hex(seq), heads=heads, body=clear)
+            rendered = render(seq, time, None, sub_seq, head.hex(), vault=self._vault_hex(), heads=heads, body=clear)
         else:
             body = body_json(event, time, sub_seq, self._salt()).encode("ascii")
             head = sub_link(domain.sub_head, body)
@@ -92,7 +92,7 @@ class Trail:
                     domain.tenant_hex,
                     sub_seq,
                     head.hex(),
-                    vault=self._vault_hex(seq),
+                    vault=self._vault_hex(),
                     heads=heads,
                     body=clear,
                     key=session.seq,
@@ -126,7 +126,7 @@ class Trail:
             self._forget(uid)
 
     def forget_sessions(self) -> None:
-        """Wipe every session key: when the vault is sealed, and before this trail is let go."""
+        """Wipe every session key: when the vault is sealed, when a segment ends, and before this trail is let go."""
         for uid in list(self._sessions):
             self._forget(uid)
 
@@ -152,6 +152,6 @@ class Trail:
             self._salts = [drawn[at : at + 2 * _SALT] for at in range(0, len(drawn), 2 * _SALT)]
         return self._salts.pop()
 
-    def _vault_hex(self, seq: int) -> str | None:
-        # The first line says whose journal this is, so that the chain binds every later one to the vault.
-        return self._vault_id.hex() if seq == 1 else None
+    def _vault_hex(self) -> str | None:
+        # The first line of each segment says whose it is, so that the chain binds every later one to the vault.
+        return self._vault_id.hex() if self._journal.begins_segment else None

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from vaultd.audit.base import NEVER_PRUNED
 from vaultd.audit.body import sub_link
 from vaultd.audit.canonical import parse_canonical, timestamp
-from vaultd.audit.chain import MAX_LINE, Verdict, Walk
-from vaultd.audit.journal import DIRECTORY
+from vaultd.audit.chain import Link, Verdict, Walk
+from vaultd.audit.checkpoint import parse
+from vaultd.audit.files import Gone, base_file, look, segment_file, segment_lines
 from vaultd.audit.reader import EXPORT_FORMAT
-from vaultd.errors import ConfigError, FormatVersion, IntegrityError, StoreError, Uninitialised
+from vaultd.audit.segments import DIRECTORY
+from vaultd.errors import FormatVersion, IntegrityError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from vaultd.audit.checkpoint import Checkpoint
+    from vaultd.audit.files import Layout
 
 __all__ = ["Report", "verify_directory", "verify_export"]
 
-_SEGMENT: Final = re.compile(r"[0-9]{6}\.jsonl")
-_CHUNK: Final = 1 << 20
-_PATIENCE: Final = 5
-_PAUSE_S: Final = 0.02
+_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,12 @@ class Report:
     Attributes:
         verdict: the walk; `bad_line` is a line of `file`.
         file: where the bad line is, or the last file walked.
-        vault_id: as the journal's first line says; None if it was not reached.
+        vault_id: as the journal's first line, or what it begins after, says; None if it was not reached.
         trails: how many trails (tenants', and the system's) have records.
         ruled_out: what did not happen, if all is well.
         not_ruled_out: what may have happened all the same.
-        notes: odd things that are no fault of the journal.
+        notes: odd things that are no fault of the journal; first of all, where it begins when it was pruned.
+        begins: number of the first line that is left.
     """
 
     verdict: Verdict
@@ -50,6 +51,7 @@ class Report:
     ruled_out: tuple[str, ...]
     not_ruled_out: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    begins: int = 1
 
     @property
     def ok(self) -> bool:
@@ -57,132 +59,172 @@ class Report:
 
 
 def verify_directory(
-    directory: str, checkpoint: Checkpoint | None = None, *, pause: Callable[[float], None] = time.sleep
+    directory: str,
+    checkpoint: Checkpoint | None = None,
+    *,
+    key: Callable[[], bytes | None] | None = None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Report:
     """Walk the journal of the vault in `directory`; a daemon may be writing to it meanwhile.
 
     Args:
         directory: the vault's.
         checkpoint: one whose signature was checked already (`checkpoint.parse`).
+        key: gives the vault's checkpoint public key, if there is one, for the checkpoint that the journal was pruned
+            by; without it that one's signature is taken on trust, and the report says so.
         pause: how to wait for the rest of a line that is being written, seconds.
 
     Raises:
         Uninitialised: there is no journal.
         ConfigError: a link or another kind of file stands where the journal should.
         StoreError: it cannot be read.
-        FormatVersion: it has several segments, so a later version wrote it.
+        FormatVersion: a later version wrote what it begins after.
     """
     folder = os.path.join(directory, DIRECTORY)
-    segments, notes = _segments(folder)
-    path = os.path.join(folder, segments[0])
-    walk = Walk()
-    reason = ""
-    for raw in _lines(path, pause):
+    for _ in range(_TRIES):
         try:
-            walk.step(raw)
-        except (IntegrityError, FormatVersion) as error:
-            reason = error.message
-            break
-        if checkpoint is not None:
-            reason = _against(checkpoint, walk)
+            return _Check(folder, look(folder), checkpoint, key, pause).run()
+        except Gone:
+            continue  # pruned while we read: begin anew
+    raise StoreError(f"the journal in {folder} changes faster than it can be read", "try again")
+
+
+class _Check:
+    """One walk over the segments that were found."""
+
+    def __init__(
+        self,
+        folder: str,
+        layout: Layout,
+        checkpoint: Checkpoint | None,
+        key: Callable[[], bytes | None] | None,
+        pause: Callable[[float], None],
+    ) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._base = layout.base
+        self._checkpoint = checkpoint
+        self._key = key
+        self._pause = pause
+        self._pruned_by: Checkpoint | None = None
+        self._pruned = self._base is not NEVER_PRUNED
+        trails = self._base.counts() if self._pruned else None
+        self._walk = Walk(Link(self._base.seq, self._base.head), trails)
+
+    def run(self) -> Report:
+        segment, line = self._base.segment, 0
+        if self._pruned:
+            self._walk.vault = self._base.vault_id
+            reason = self._hold_base()
             if reason:
-                return _report(walk, path, notes, checkpoint, walk.lines, reason)
-    if not reason and checkpoint is not None and walk.at.seq < checkpoint.size:
-        reason = f"the journal ends after line {walk.at.seq}; when the checkpoint was signed it had {checkpoint.size}"
-    return _report(walk, path, notes, checkpoint, walk.lines + 1 if reason else None, reason)
+                return self._report(base_file(self._folder, segment), 1, reason)
+        while True:
+            path = segment_file(self._folder, segment)
+            if segment == self._layout.missing:
+                return self._report(path, 1, "the segment is missing")
+            line = 0
+            for raw in segment_lines(self._folder, segment, self._pause):
+                line += 1
+                try:
+                    self._walk.step(raw, first=line == 1)
+                except (IntegrityError, FormatVersion) as error:
+                    return self._report(path, line, error.message)
+                reason = self._against(line == 1)
+                if reason:
+                    return self._report(path, line, reason)
+            segment += 1
+            if segment > self._layout.last and not os.path.lexists(segment_file(self._folder, segment)):
+                break
+        reason = self._cut()
+        return self._report(path, line + 1 if reason else None, reason)
+
+    def _hold_base(self) -> str:
+        """What is wrong with the checkpoint that the journal was pruned by, if anything."""
+        key = self._key() if self._key is not None else None
+        if key is None:
+            return ""
+        try:
+            found = parse(self._base.checkpoint, key)
+        except IntegrityError as error:
+            return f"the checkpoint that the journal was pruned by: {error.message}"
+        if found.vault_id != self._base.vault_id or found.size < self._base.seq:
+            return "the checkpoint that the journal was pruned by does not cover what was pruned"
+        if found.size == self._base.seq and found.head != self._base.head:
+            return "the last pruned line is not the one that was signed"
+        self._pruned_by = found
+        return ""
+
+    def _against(self, first: bool) -> str:
+        """What the line just walked says against the checkpoints, if anything."""
+        at, checkpoint = self._walk.at, self._checkpoint
+        if checkpoint is not None:
+            if first and self._walk.vault != checkpoint.vault_id:
+                return "the checkpoint is of another vault"
+            if at.seq == checkpoint.size and at.head != checkpoint.head:
+                return "this line is not the one that was signed: it, or lines before it, were rewritten"
+        by = self._pruned_by
+        if by is not None and at.seq == by.size and at.head != by.head:
+            return "this line is not the one that was signed when the journal was pruned"
+        return ""
+
+    def _cut(self) -> str:
+        seq = self._walk.at.seq
+        for checkpoint in (self._checkpoint, self._pruned_by):
+            if checkpoint is not None and seq < checkpoint.size:
+                return f"the journal ends after line {seq}; when the checkpoint was signed it had {checkpoint.size}"
+        return ""
+
+    def _report(self, path: str, bad_line: int | None, reason: str) -> Report:
+        walk, notes = self._walk, list(self._layout.notes)
+        verdict = Verdict(walk.at.seq, walk.at.head, walk.lines, bad_line, reason)
+        if self._pruned:
+            notes.insert(0, self._beginning())
+        begins = self._base.seq + 1
+        if not verdict.ok:
+            return Report(verdict, path, walk.vault, walk.trails, (), (), tuple(notes), begins)
+        ruled_out, not_ruled_out = _meaning(self._base.seq, self._checkpoint, pruned=self._pruned)
+        return Report(verdict, path, walk.vault, walk.trails, ruled_out, not_ruled_out, tuple(notes), begins)
+
+    def _beginning(self) -> str:
+        said = f"the journal begins at line {self._base.seq + 1} by checkpoint"
+        by = self._pruned_by
+        if by is None:
+            return f"{said}; whose signature was not checked"
+        return f"{said} of {by.size} lines, signed {timestamp(by.wall)}; what was pruned is not here to be checked"
 
 
-def _against(checkpoint: Checkpoint, walk: Walk) -> str:
-    """What the line just walked says against the checkpoint, if anything."""
-    if walk.at.seq == 1 and walk.vault != checkpoint.vault_id:
-        return "the checkpoint is of another vault"
-    if walk.at.seq == checkpoint.size and walk.at.head != checkpoint.head:
-        return "this line is not the one that was signed: it, or lines before it, were rewritten"
-    return ""
-
-
-def _report(
-    walk: Walk, path: str, notes: tuple[str, ...], checkpoint: Checkpoint | None, bad_line: int | None, reason: str
-) -> Report:
-    verdict = Verdict(walk.at.seq, walk.at.head, walk.lines, bad_line, reason)
-    if not verdict.ok:
-        return Report(verdict, path, walk.vault, walk.trails, (), (), notes)
+def _meaning(before: int, checkpoint: Checkpoint | None, *, pruned: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What did not happen, and what may have, when all is well."""
     ruled_out = ["lines changed, removed, added or reordered by anyone who did not recompute every hash after them"]
     not_ruled_out = [
         "actions that were never recorded",
         "what sealed bodies say: each tenant's own 'audit show' and 'audit export' check that with its key",
     ]
+    if pruned:
+        not_ruled_out.insert(
+            0,
+            f"lines 1 to {before} cut off by someone who can write the journal, and not pruned by an admin: "
+            "the vault holds that against its anchor when it is opened",
+        )
     if checkpoint is None or checkpoint.size == 0:
         not_ruled_out.insert(
             0,
             "a journal rewritten whole, or cut at its end, by someone who can write it: hashes need no key; "
             "a checkpoint kept elsewhere rules that out",
         )
+    elif checkpoint.size < before:
+        not_ruled_out.insert(
+            0, f"any change to what is left: the checkpoint is of lines 1 to {checkpoint.size}, which were pruned"
+        )
     else:
         ruled_out.append(
-            f"any change to lines 1 to {checkpoint.size} since {timestamp(checkpoint.wall)}, "
+            f"any change to lines {before + 1} to {checkpoint.size} since {timestamp(checkpoint.wall)}, "
             "by anyone without the checkpoint key"
         )
         not_ruled_out.insert(
             0, f"lines after {checkpoint.size} rewritten or cut by someone who can write the journal: sign again"
         )
-    return Report(verdict, path, walk.vault, walk.trails, tuple(ruled_out), tuple(not_ruled_out), notes)
-
-
-def _segments(folder: str) -> tuple[list[str], tuple[str, ...]]:
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        raise Uninitialised(f"there is no audit journal in {folder}", "name the vault's directory with --dir") from None
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    segments = [name for name in names if _SEGMENT.fullmatch(name)]
-    if not segments:
-        raise Uninitialised(f"there is no audit journal in {folder}", "name the vault's directory with --dir")
-    if segments != ["000001.jsonl"]:
-        raise FormatVersion(
-            "the journal does not consist of its one first segment",
-            "if a later version of vaultd wrote it, verify it with that version; else a file was added or taken away",
-        )
-    strays = tuple(f"{name!a} is not part of a journal" for name in names if name not in segments)
-    return segments, strays
-
-
-def _unreadable(path: str, error: OSError) -> StoreError:
-    return StoreError(f"cannot read {path}: {(error.strerror or 'unknown error').lower()}", "run as the vault's owner")
-
-
-def _lines(path: str, pause: Callable[[float], None]) -> Iterator[bytes]:
-    """The file's lines, each with its newline but possibly the last."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError(f"{path} is not a regular file", "a journal is a regular file")
-        rest = b""
-        patience = _PATIENCE
-        while True:
-            chunk = os.read(fd, _CHUNK)
-            if chunk:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line + b"\n"
-                if len(rest) > MAX_LINE:
-                    break
-            elif rest and patience:
-                # A daemon may be in the middle of writing this line; one that stays cut short is bad.
-                patience -= 1
-                pause(_PAUSE_S)
-            else:
-                break
-        if rest:
-            yield rest
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    finally:
-        os.close(fd)
+    return tuple(ruled_out), tuple(not_ruled_out)
 
 
 def verify_export(lines: Iterable[bytes]) -> Verdict:

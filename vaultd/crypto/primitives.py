@@ -54,6 +54,16 @@ def padded_label(label: bytes) -> bytes:
     return label.ljust(sodium.PERSON, b"\0")
 
 
+def put_nonce(sealed: bytearray, out: sodium.Pointer, nonce: bytes | None) -> None:
+    """Put a random nonce, or the one of a golden file, at the beginning of what is to be sealed; `out` points there."""
+    if nonce is None:
+        sodium.randombytes(out, sodium.NONCE)
+    elif len(nonce) != sodium.NONCE:
+        raise Internal("a nonce has 24 bytes")
+    else:
+        sealed[: sodium.NONCE] = nonce
+
+
 def seal(key: Key, aad: bytes, plaintext: Buffer | SecretBytes, *, nonce: bytes | None = None) -> bytes:
     """Seal under a random nonce.
 
@@ -69,13 +79,8 @@ def seal(key: Key, aad: bytes, plaintext: Buffer | SecretBytes, *, nonce: bytes 
     source, size = pointer_to(plaintext)
     sealed = bytearray(sodium.NONCE + size + sodium.TAG)
     out = sodium.from_buffer(sealed)
-    if nonce is None:
-        # 192 random bits: after 2^64 seals under one key the chance that two nonces met is still below 2^-64.
-        sodium.randombytes(out, sodium.NONCE)
-    elif len(nonce) != sodium.NONCE:
-        raise Internal("a nonce has 24 bytes")
-    else:
-        sealed[: sodium.NONCE] = nonce
+    # 192 random bits: after 2^64 seals under one key the chance that two nonces met is still below 2^-64.
+    put_nonce(sealed, out, nonce)
     sodium.aead_encrypt(out + sodium.NONCE, sodium.NULL, source, size, aad, len(aad), sodium.NULL, out, key.pointer)
     return bytes(sealed)
 

@@ -17,7 +17,7 @@ from typing import Final
 from vaultd.crypto import sodium
 from vaultd.crypto.context import context
 from vaultd.crypto.memory import Buffer, Key, SecretBytes
-from vaultd.crypto.primitives import OVERHEAD, does_not_open
+from vaultd.crypto.primitives import OVERHEAD, does_not_open, put_nonce
 from vaultd.crypto.wrap import WRAPPED_KEY, Scratch, open_wrapped, unwrap_key, wrap
 from vaultd.errors import Internal, Invalid
 
@@ -174,13 +174,8 @@ def _seal(data_key: Key, aad: bytes, value: SecretBytes, nonce: bytes | None) ->
     sealed[sodium.NONCE : sodium.NONCE + _LENGTH] = size.to_bytes(_LENGTH, "big")
     sealed[sodium.NONCE + _LENGTH : sodium.NONCE + _LENGTH + size] = value.view()
     out = sodium.from_buffer(sealed)
-    if nonce is None:
-        # The data key is fresh, so any nonce would do; a random one keeps that from being load-bearing.
-        sodium.randombytes(out, sodium.NONCE)
-    elif len(nonce) != sodium.NONCE:
-        raise Internal("a nonce has 24 bytes")
-    else:
-        sealed[: sodium.NONCE] = nonce
+    # The data key is fresh, so any nonce would do; a random one keeps that from being load-bearing.
+    put_nonce(sealed, out, nonce)
     text = out + sodium.NONCE
     sodium.aead_encrypt(text, sodium.NULL, text, padded, aad, len(aad), sodium.NULL, out, data_key.pointer)
     return bytes(sealed)

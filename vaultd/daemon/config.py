@@ -54,7 +54,7 @@ class Limits:
     requests_burst: int = _limit(40_000, 1, 10_000_000)
     unseal_queue: int = _limit(4, 1, 64)
     """Slot secrets that may wait for the one Argon2id worker."""
-    secrets_per_tenant: int = _limit(100_000, 1, 10_000_000)
+    secrets_per_tenant: int = _limit(16_384, 1, 10_000_000)
     bytes_per_tenant: int = _limit(1 << 30, 1, 1 << 50)
     """Of sealed values, over all versions that are kept."""
     memfd_bytes: int = _limit(4 << 20, 1 << 20, 1 << 30)
@@ -81,6 +81,12 @@ class AuditConfig:
     """Refusals by throttle are counted in one record per uid and window."""
     anchor_seconds: int = _limit(1, 1, 60)
     """After reads alone, the anchor follows the journal within this time."""
+    segment_bytes: int = _limit(64 << 20, 4_096, 1 << 40)
+    """A segment of the journal that has grown to this is followed by another."""
+    segment_age: int = _limit(30 * 86_400, 1, 100 * 365 * 86_400)
+    """So is one whose first line is as many seconds old."""
+    reserve_bytes: int = _limit(4 << 20, 0, 1 << 40)
+    """Kept free on the vault's disk, for what is to be recorded when it is full; 0 keeps none."""
 
 
 @dataclass(frozen=True, slots=True)

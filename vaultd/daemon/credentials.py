@@ -59,8 +59,7 @@ def _answered(engine: Engine, future: Future[tuple[Slot, Key]]) -> None:
             if not barrier.sealed:
                 return  # somebody was faster
             barrier.unseal(slot, key, actor=Actor("system", slot=slot.id))
-        engine.load_services()
-        engine.kept.restore()
+        engine.reopened()
         _log.info("unsealed with slot %d, by the credential", slot.id)
     except CancelledError:
         return  # stopping

@@ -23,12 +23,14 @@ from vaultd.access.services import Service, ServiceTable
 from vaultd.access.throttle import FailureDelays, Rate, Throttle
 from vaultd.access.tickets import TicketTable
 from vaultd.audit.body import Actor, Event
+from vaultd.audit.segments import SegmentLimits
 from vaultd.crypto.kdf import RFC_9106_LOW, Profile
 from vaultd.daemon import zones
 from vaultd.daemon.call import Call
 from vaultd.daemon.confinement import Confinement
 from vaultd.daemon.kept import KeptRuns
 from vaultd.daemon.lastword import LastWord
+from vaultd.daemon.owed import Owed
 from vaultd.daemon.parcels import Parcel, Rooms
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
@@ -38,6 +40,7 @@ from vaultd.daemon.uploads import Uploads
 from vaultd.daemon.workers import Workers
 from vaultd.errors import Halted, NotFound, Sealed, Uninitialised, VaultdError
 from vaultd.vault.allowance import Allowance
+from vaultd.vault.owed import Debt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from vaultd.audit.receipt import Receipt
     from vaultd.clock import Clock
     from vaultd.daemon.anchors import Watch
-    from vaultd.daemon.config import Config, Limits, LiveConfig
+    from vaultd.daemon.config import AuditConfig, Config, Limits, LiveConfig
     from vaultd.daemon.connection import Connection
     from vaultd.daemon.handling import Deferred, Pending
     from vaultd.daemon.kernel import Kernel
@@ -129,6 +132,8 @@ class Engine:
         self._anchored = 0
         limits = live.current.limits
         vaults.allow(_allowance(limits))
+        vaults.segment(_segments(live.current.audit))
+        vaults.keep_free(live.current.audit.reserve_bytes)
         self.book = Book(self._live_limits(), random)
         self.confinement = Confinement(self.book.runs, kernel)
         self.tickets = TicketTable(self._live_limits())
@@ -159,8 +164,10 @@ class Engine:
         self._anchors: dict[str, Watch] = {}
         self._confined: dict[Process, Watch] = {}
         config = live.current
-        self.kept = KeptRuns(self, LastWord((os.path.join(config.dir, "living"), f"{config.socket}.living")))
-        vaults.on_halt = self.kept.leave_word
+        living, owed = ((os.path.join(config.dir, name), f"{config.socket}.{name}") for name in ("living", "owed"))
+        self.kept = KeptRuns(self, LastWord(living, vaults.wrote))
+        self.owed = Owed(owed, random, vaults.wrote)
+        vaults.on_halt = self._halted
         self._holders: dict[str, Watch] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = 0
@@ -416,12 +423,35 @@ class Engine:
         self.commit_soon()
 
     def try_record(self, event: Event, uid: bytes | None = None, *, ended: Iterable[Run] = ()) -> bool:
-        """Record that harm was stopped; False when that cannot be recorded any more."""
+        """Record that harm was stopped; False when that cannot be recorded any more: then it is owed."""
+        debt = Debt(event, self.now().wall, uid, tuple(run.id for run in ended))
         try:
-            self.record(event, uid, ended=ended)
-        except (Halted, Uninitialised):
+            receipt = self.record(event, uid, ended=ended)
+        except Halted:
+            self.owe(debt)
             return False
+        except Uninitialised:
+            return False
+        self.owed.staged(receipt, debt)
         return True
+
+    def owe(self, debt: Debt) -> None:
+        """Nothing can be recorded any more: keep it for whoever opens the vault next."""
+        self.vaults.notice_halt()
+        self.owed.owe(debt)
+
+    def _halted(self) -> None:
+        ledger = self.vaults.ledger
+        failure = ledger.failure if ledger is not None else None
+        cause = failure.message if isinstance(failure, VaultdError) else type(failure).__name__
+        self.owed.halted(self.now().wall, cause[:200])
+        self.kept.leave_word()
+
+    def reopened(self) -> None:
+        """The vault was just unsealed: record what was owed before anything else, then go on where it was left."""
+        ended = self.owed.settle(self.unsealed())
+        self.load_services()
+        self.kept.restore(ended)
 
     def commit_soon(self) -> None:
         """Have what is staged flushed although no request waits for it."""
@@ -585,6 +615,8 @@ class Engine:
         self._share.rate = _share(self._throttle.rate)
         self.book.limits = self._live_limits()
         self.vaults.allow(_allowance(limits))
+        self.vaults.segment(_segments(self.live.current.audit))
+        self.vaults.keep_free(self.live.current.audit.reserve_bytes)
 
     def describe(self) -> str:
         """One line on how things stand, for the service manager."""
@@ -613,6 +645,11 @@ class Engine:
 def _allowance(limits: Limits) -> Allowance:
     """What each tenant may keep."""
     return Allowance(limits.secrets_per_tenant, limits.bytes_per_tenant)
+
+
+def _segments(audit: AuditConfig) -> SegmentLimits:
+    """When a segment of the journal is full."""
+    return SegmentLimits(audit.segment_bytes, audit.segment_age * 10**9)
 
 
 def _rate(limits: Limits) -> Rate:

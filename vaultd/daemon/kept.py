@@ -20,7 +20,7 @@ from vaultd.daemon.processes import boot_id, number_is_anothers, reidentify, ses
 from vaultd.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from vaultd.access.facts import Process
     from vaultd.access.grants import Grant
@@ -125,8 +125,11 @@ class KeptRuns:
 
     # -- coming back
 
-    def restore(self) -> Restored:
+    def restore(self, stopped: Collection[str] = ()) -> Restored:
         """Take the kept runs over from the vault that was just unsealed; those that are over end here, on the record.
+
+        Args:
+            stopped: runs that a halted daemon had ended, by what it owed to the record.
 
         Raises:
             Halted: their ends cannot be recorded.
@@ -154,7 +157,7 @@ class KeptRuns:
                 continue
             held, reason = self._identify(run.anchor)
             reason = reason or self._why_over(barrier, run, now)
-            if living is not None and run.id not in living:
+            if run.id in stopped or (living is not None and run.id not in living):
                 reason = "ended-unrecorded"  # by a verb that stops harm: this is the record that was owed
             if held is not None and not reason:
                 run.anchor = run.anchor._replace(boot_id="")

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["LastWord"]
 
@@ -29,10 +29,12 @@ class LastWord:
 
     Args:
         paths: where to leave it; the first that takes it does.
+        wrote: called with each path that was changed.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], wrote: Callable[[str], None] = lambda _: None) -> None:
         self._paths = tuple(paths)
+        self._wrote = wrote
 
     def leave(self, living: Iterable[str]) -> bool:
         """Leave word that these runs live, and no others; False when no place takes it."""
@@ -44,6 +46,9 @@ class LastWord:
                 _log.warning("which runs live cannot be left at %s: %s", path, error.strerror)
             else:
                 return True
+            finally:
+                self._wrote(path)
+                self._wrote(f"{path}.new")
         return False
 
     def read(self) -> frozenset[str] | None:
@@ -72,6 +77,7 @@ class LastWord:
                 continue
             except OSError as error:
                 _log.error("%s cannot be removed, and would end runs at the next start: %s", path, error.strerror)
+            self._wrote(path)
 
 
 def _write(path: str, text: bytes) -> None:

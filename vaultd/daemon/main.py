@@ -22,6 +22,7 @@ from vaultd.daemon.hardening import harden
 from vaultd.daemon.kernel import Kernel
 from vaultd.daemon.listener import listen
 from vaultd.daemon.notify import Notifier, Supervised, watchdog_seconds
+from vaultd.daemon.reloading import read_again
 from vaultd.daemon.server import Server
 from vaultd.daemon.tampering import VaultWatch
 from vaultd.daemon.vaults import VaultHolder
@@ -35,29 +36,30 @@ if TYPE_CHECKING:
     from vaultd.access.throttle import FailureDelays
     from vaultd.store import NotedStore
 
-__all__ = ["main", "serve"]
+__all__ = ["main", "parser", "serve"]
 
 _log = logging.getLogger("vaultd")
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say; the man page is made from it."""
+    made = argparse.ArgumentParser(
         prog="vaultd",
         description="Serves a vault over a Unix socket, in the foreground. SIGHUP reads the configuration again; "
         "SIGTERM drains, drops the keys and ends; a second one ends at once.",
     )
-    parser.add_argument("--dir", metavar="DIR", help="the vault's directory")
-    parser.add_argument("--socket", metavar="PATH", help="the socket to listen on")
-    parser.add_argument("--config", metavar="FILE", help="the configuration file")
-    parser.add_argument("--version", action="version", version=f"vaultd {__version__}")
-    return parser
+    made.add_argument("--dir", metavar="DIR", help="the vault's directory")
+    made.add_argument("--socket", metavar="PATH", help="the socket to listen on")
+    made.add_argument("--config", metavar="FILE", help="the configuration file")
+    made.add_argument("--version", action="version", version=f"vaultd {__version__}")
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns its exit code (see `vaultd/protocol/codes.py`)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(format="vaultd: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         kernel = Kernel()
@@ -146,11 +148,7 @@ async def serve(
 
         def reload() -> None:
             supervised.reloading()
-            if live.reload():
-                engine.reconfigure()
-                _log.info("the configuration was read again")
-            else:
-                _log.error("the configuration was read again and does not hold: %s", live.error)
+            read_again(live, engine)
             supervised.ready()
 
         loop.add_signal_handler(signal.SIGHUP, reload)
@@ -182,6 +180,7 @@ async def serve(
             await server.stop()
             engine.close()
             engine.kept.keep_counts()
+            engine.owed.close()
             supervised.close()
     finally:
         vaults.close()

@@ -22,11 +22,10 @@ from watchdog.events import (
     FileDeletedEvent,
     FileMovedEvent,
     FileSystemEvent,
-    FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 
 from vaultd.audit.body import Actor, Event
+from vaultd.daemon.watch import Watching
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,7 +59,7 @@ _EVENTS: Final = [
 _NOTICE: Final = "changed files"
 
 
-class VaultWatch(FileSystemEventHandler):
+class VaultWatch(Watching):
     """Watches one vault's directory until it is closed.
 
     Args:
@@ -70,15 +69,12 @@ class VaultWatch(FileSystemEventHandler):
     """
 
     def __init__(self, store: NotedStore, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._store = store
         self._root = os.path.realpath(store.location)
         self._engine = engine
-        self._loop = loop
         self._waiting: set[str] = set()
         self._told: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._observer = Observer()
-        self._closed = False
 
     def start(self) -> None:
         """Begin to watch; where it cannot be done, the log says so and the daemon serves all the same."""
@@ -97,15 +93,6 @@ class VaultWatch(FileSystemEventHandler):
             self._observer.start()
         except OSError as error:
             _log.warning("%s is not watched: %s", self._root, os.strerror(error.errno or 0).lower())
-
-    def close(self) -> None:
-        """Stop watching and end the thread; nothing is reported afterwards."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called in the watching thread."""

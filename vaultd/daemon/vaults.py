@@ -10,9 +10,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from vaultd.audit.segments import UNBOUNDED, SegmentLimits
 from vaultd.crypto.kdf import FLOOR
 from vaultd.errors import Halted, Internal, Uninitialised, VaultdError
-from vaultd.store import DirectoryStore, NotedStore
+from vaultd.store import RESERVE, DirectoryStore, NotedStore, Reserve, out_of_space
 from vaultd.vault.allowance import UNLIMITED, Allowance
 from vaultd.vault.barrier import Barrier
 
@@ -54,12 +55,16 @@ class VaultHolder:
         """Called when a vault that was not there at start has been opened."""
         self.barrier: Barrier | None = None
         self._allowance = UNLIMITED
+        self._segments = UNBOUNDED
         self._complaint = ""
         self._flying = False
         self._flights = 0
         self._landed: list[Callable[[], None]] = []
         self.on_halt: Callable[[], None] = _nothing
         """Called when a flush has failed, before anybody is answered."""
+        self._halt_seen = False
+        self.reserve = Reserve(directory, 0, lambda: self.wrote(os.path.join(directory, RESERVE)))
+        """Space for what is to be recorded when the disk is full."""
         self.followers: set[Callable[[], None]] = set()
         """Called whenever records have become durable: those who follow a trail."""
 
@@ -79,7 +84,9 @@ class VaultHolder:
             store.close()
             raise
         self.barrier.allowance = self._allowance
+        self.barrier.ledger.journal.limits = self._segments
         self.store = store
+        self.reserve.hold()
         if self.on_open is not None:
             self.on_open(store)
         _log.debug("vault %s is open, sealed", self.barrier.ledger.vault_id.hex())
@@ -89,6 +96,23 @@ class VaultHolder:
         self._allowance = allowance
         if self.barrier is not None:
             self.barrier.allowance = allowance
+
+    def segment(self, limits: SegmentLimits) -> None:
+        """Begin another segment of the journal when one has had this, also in a vault that is made later."""
+        self._segments = limits
+        if self.barrier is not None:
+            self.barrier.ledger.journal.limits = limits
+
+    def keep_free(self, size: int) -> None:
+        """Keep so many bytes of the disk in reserve, as long as the vault is not halted."""
+        self.reserve.size = size
+        if self.barrier is not None and not self.halted:
+            self.reserve.hold()
+
+    def wrote(self, path: str) -> None:
+        """A file that is not the store's was changed by ourselves: nobody need be told of it."""
+        if self.store is not None and os.path.dirname(path) == self._directory:
+            self.store.note(os.path.basename(path))
 
     def look(self) -> None:
         """Open the vault if one was made meanwhile; what is wrong with it is logged and leaves things as they are."""
@@ -130,9 +154,22 @@ class VaultHolder:
         return self.barrier.ledger.state if self.barrier is not None else "uninitialised"
 
     def tick(self) -> None:
-        """Let the anchor follow the journal, when only reads happened."""
-        if self.barrier is not None and not self.barrier.ledger.halted:
+        """Let the anchor follow the journal, when only reads happened; and take space back that is there again."""
+        if self.barrier is not None and not self.notice_halt():
             self.barrier.ledger.tick()
+            self.reserve.hold()
+
+    def notice_halt(self) -> bool:
+        """Whether the vault is halted; the first to ask makes room, and has it said what is owed from now on."""
+        ledger = self.ledger
+        if ledger is None or not ledger.halted:
+            return False
+        if not self._halt_seen:
+            self._halt_seen = True
+            if out_of_space(ledger.failure):
+                self.reserve.release()
+            self.on_halt()
+        return True
 
     @property
     def unflushed(self) -> bool:
@@ -179,8 +216,7 @@ class VaultHolder:
         if error is not None:
             _log.error("a flush failed, the vault is halted: %s", error)
         ledger.finish(batch, error)
-        if error is not None:
-            self.on_halt()
+        self.notice_halt()
         waiting, self._landed = self._landed, []
         for callback in (*waiting, *self.followers):
             callback()

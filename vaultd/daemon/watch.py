@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["FileWatch"]
+__all__ = ["FileWatch", "Watching"]
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,26 @@ SETTLE_SECONDS: Final = 0.2
 """An editor makes several events of one save; one reload after the last of them is enough."""
 
 
-class FileWatch(FileSystemEventHandler):
+class Watching(FileSystemEventHandler):
+    """A thread that watches, and a timer in the event loop that waits for changes to settle; until it is closed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._observer = Observer()
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop watching and end the thread; nothing is called back or reported afterwards."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
+
+
+class FileWatch(Watching):
     """Calls back, in the event loop, some time after the file at `path` was written, replaced or removed.
 
     Args:
@@ -31,12 +50,9 @@ class FileWatch(FileSystemEventHandler):
     """
 
     def __init__(self, path: str, callback: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._path = path
         self._callback = callback
-        self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
-        self._observer = Observer()
-        self._closed = False
 
     def start(self) -> bool:
         """Begin to watch; False where it cannot be done (no directory, no inotify watches left), and SIGHUP remains."""
@@ -48,15 +64,6 @@ class FileWatch(FileSystemEventHandler):
             _log.warning("%s is not watched: %s; SIGHUP reads it again", directory, error.strerror)
             return False
         return True
-
-    def close(self) -> None:
-        """Stop watching and end the thread; nothing is called back afterwards."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called in the watching thread, for every file of the directory and for reads as well."""

@@ -25,6 +25,7 @@ from vaultd.protocol.fields import (
     TEXT,
     TOKEN,
     UINT32,
+    UINT64,
     WORD,
     Kind,
     choice,
@@ -222,7 +223,7 @@ _ALL: Final = (
         "admin, responder",
         "drop the vault's keys, or one tenant's (a flag that outlives restarts)",
         optional={"tenant": NAME},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
         codes=_NAMED,
     ),
     Operation(
@@ -490,7 +491,7 @@ _ALL: Final = (
         "run (itself); who opened it; can manage; admin, responder",
         "end a run, its child runs and its leases",
         optional={"of_run": WORD},
-        reply_optional={"recorded": BOOL, "revoked": UINT32},
+        reply_optional={"recorded": BOOL, "owed": BOOL, "revoked": UINT32},
         codes=("not_found",),
     ),
     Operation(
@@ -566,7 +567,7 @@ _ALL: Final = (
         "who holds it",
         "end a lease",
         required={"lease": WORD},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
     ),
     Operation(
         "lease.list",
@@ -593,7 +594,7 @@ _ALL: Final = (
         optional={"lease": WORD, "of_run": WORD, "tenant": NAME, "secret": SECRET},
         rule=_one_target,
         reply={"revoked": UINT32},
-        reply_optional={"recorded": BOOL},
+        reply_optional={"recorded": BOOL, "owed": BOOL},
         codes=_NAMED,
     ),
     # -- rotation
@@ -665,6 +666,23 @@ _ALL: Final = (
         codes=(*_NAMED, "integrity", *_STORE),
     ),
     Operation("audit.checkpoint", _ADMIN, "a signed statement of the log's size and head", reply_tail=CHECKPOINT),
+    Operation(
+        "audit.prune",
+        _ADMIN,
+        "remove the segments that lie wholly before a checkpoint, or with `dry_run` say what would go",
+        optional={"dry_run": BOOL},
+        tail=CHECKPOINT,
+        reply={
+            "pruned": BOOL,
+            "lines": UINT64,
+            "bytes": UINT64,
+            "segments": UINT32,
+            "begins": UINT64,
+            "stays": UINT64,
+        },
+        reply_optional={"first": WORD, "last": WORD},
+        codes=("conflict", "integrity", *_STORE),
+    ),
     # -- pushes
     Operation(
         "subscribe",

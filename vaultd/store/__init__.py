@@ -7,8 +7,10 @@ from vaultd.store.interface import AppendFile, NewFile, RangeFile, SlotFile, Sto
 from vaultd.store.memory import Fault, MemoryStore, PowerCut
 from vaultd.store.noted import NotedStore
 from vaultd.store.overlay import OverlayStore
+from vaultd.store.reserve import RESERVE, Reserve, out_of_space
 
 __all__ = [
+    "RESERVE",
     "AppendFile",
     "DirectoryStore",
     "Fault",
@@ -18,6 +20,8 @@ __all__ = [
     "OverlayStore",
     "PowerCut",
     "RangeFile",
+    "Reserve",
     "SlotFile",
     "Store",
+    "out_of_space",
 ]

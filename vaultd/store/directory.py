@@ -123,7 +123,9 @@ class DirectoryStore:
     def tidy(self, path: str = "") -> int:
         self._writable()
         with self._directory(split(path) if path else ()) as fd, system_errors("tidy", self._shown(path)):
-            left = [name for name in os.listdir(fd) if name.startswith(TEMPORARY)]
+            with os.scandir(fd) as entries:
+                # A directory is none of ours: it would only stop us, who do not look into it.
+                left = [e.name for e in entries if e.name.startswith(TEMPORARY) and not e.is_dir(follow_symlinks=False)]
             for name in left:
                 os.unlink(name, dir_fd=fd)
             if left:

@@ -92,7 +92,7 @@ class MemoryStore:
     def tidy(self, path: str = "") -> int:
         with self._mutex, system_errors("tidy", path):
             directory = self._directory(split(path) if path else ())
-            left = [name for name in directory.live if name.startswith(TEMPORARY)]
+            left = [n for n, node in directory.live.items() if n.startswith(TEMPORARY) and isinstance(node, File)]
             for name in left:
                 self.disk.set_name(directory, name, None, "unlink", path)
             if left:

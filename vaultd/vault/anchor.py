@@ -15,7 +15,9 @@
         72     32  journal: hash of that line
        104     32  keyring hash
        136     32  heads hash
-       168    280  zeros
+       168    244  zeros
+       412      4  journal: the first segment that is left; 0 when none was pruned
+       416     32  hash of what that segment follows; zeros when none was pruned
        448     32  MAC over bytes 0 to 447: keyed BLAKE2b-256 under the anchor key
        480     32  checksum over bytes 0 to 479: BLAKE2b-256, personalised
 
@@ -38,7 +40,7 @@ from vaultd.errors import FormatVersion, IntegrityError
 if TYPE_CHECKING:
     from vaultd.crypto.memory import Key
 
-__all__ = ["SLOTS", "SLOT_SIZE", "Anchor", "Found", "choose"]
+__all__ = ["NO_BASE", "SLOTS", "SLOT_SIZE", "Anchor", "Found", "choose"]
 
 SLOT_SIZE: Final = 512
 """One sector: most devices write it whole, and the format does not rely on it."""
@@ -50,6 +52,9 @@ _VERSION: Final = 1
 _MAC_AT: Final = 448
 _SUM_AT: Final = 480
 _FIELDS: Final = struct.Struct(">8sHHI16sQQIIQQ32s32s32s")
+_PRUNED: Final = struct.Struct(">I32s")
+_PRUNED_AT: Final = _MAC_AT - _PRUNED.size
+NO_BASE: Final = bytes(32)
 _PENDING: Final = 1
 _MAC_LABEL: Final = b"vaultd.state.mac"
 _SUM_LABEL: Final = b"vaultd.state.sum"
@@ -67,6 +72,7 @@ class Anchor:
         position: everything before it in the journal is durable, and so is all that it vouches for.
         keyring: hash of the keyring in force, which lies in `keyring` or, right after its change, in `keyring.next`.
         heads_file, heads: number and hash of the heads snapshot that replaying starts from.
+        first, base: the journal's first segment and the hash of what it follows; 1 and zeros until it is pruned.
     """
 
     vault_id: bytes
@@ -77,6 +83,8 @@ class Anchor:
     heads_file: int
     heads: bytes
     pending: bool = False
+    first: int = 1
+    base: bytes = NO_BASE
 
     @property
     def slot(self) -> int:
@@ -106,7 +114,8 @@ class Anchor:
             self.keyring,
             self.heads,
         )
-        return fields.ljust(_MAC_AT, b"\0")
+        pruned = _PRUNED.pack(0 if self.base == NO_BASE else self.first, self.base)
+        return fields.ljust(_PRUNED_AT, b"\0") + pruned
 
 
 class Found(NamedTuple):
@@ -172,11 +181,13 @@ def _parse(index: int, raw: bytes) -> tuple[Anchor, bytes] | None:
             f"the state file is of format {version}, this program reads format {_VERSION}",
             "use the version of vaultd that wrote it, or a later one",
         )
+    first, base = _PRUNED.unpack_from(raw, _PRUNED_AT)
+    position = Position(segment, offset, seq, head)
     anchor = Anchor(
-        vault, sequence, wall, Position(segment, offset, seq, head), keyring, number, heads, bool(flags & _PENDING)
+        vault, sequence, wall, position, keyring, number, heads, bool(flags & _PENDING), first=first or 1, base=base
     )
     # One spelling only: version 0, unknown flags and bytes where zeros belong fail here, as does a slot moved.
-    if anchor._body() != raw[:_MAC_AT] or anchor.slot != index:
+    if anchor._body() != raw[:_MAC_AT] or anchor.slot != index or not 1 <= anchor.first <= segment:
         raise IntegrityError("the state file's slot is not in the form this program writes", _DAMAGED)
     return anchor, raw[_MAC_AT:_SUM_AT]
 

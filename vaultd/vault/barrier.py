@@ -25,6 +25,7 @@ from vaultd.errors import Halted
 from vaultd.vault.keyslots import SlotVerbs
 from vaultd.vault.ledger import Ledger
 from vaultd.vault.policies import PolicyVerbs
+from vaultd.vault.pruning import PruneVerbs
 from vaultd.vault.rotation import RotationVerbs
 from vaultd.vault.secrets import SecretRef, SecretVerbs, Stored
 from vaultd.vault.system import SystemState
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Barrier", "SecretRef", "Stored"]
 
 
-class Barrier(SecretVerbs, PolicyVerbs, TenantVerbs, RotationVerbs, SlotVerbs, TrailVerbs):
+class Barrier(SecretVerbs, PolicyVerbs, TenantVerbs, RotationVerbs, SlotVerbs, TrailVerbs, PruneVerbs):
     """See the module. Belongs to one thread, but for `derive` and `Ledger.write`."""
 
     @classmethod

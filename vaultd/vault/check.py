@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final
 from vaultd.audit.chain import decode
 from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.journal import START, Journal
-from vaultd.audit.reader import TrailReader
+from vaultd.audit.reader import Bookmark, TrailReader
+from vaultd.audit.segments import DIRECTORY, base_path, numbers, segment_path
 from vaultd.crypto.primitives import ed25519_public
 from vaultd.crypto.slots import slot_public
 from vaultd.errors import IntegrityError, NotFound, Uninitialised, VaultdError
 from vaultd.store.overlay import OverlayStore
+from vaultd.store.reserve import RESERVE
 from vaultd.vault import entries
 from vaultd.vault.check_blobs import blob_structures, open_blob, unnamed_blobs
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path, log_path
@@ -43,7 +45,20 @@ __all__ = ["CheckReport", "check"]
 
 _LENGTHS: Final = struct.Struct(">II")
 _ROOT_NAMES: Final = frozenset(
-    {KEYRING, KEYRING_NEXT, STATE, heads_path(0), heads_path(1), "audit", "system", "tenants", "living", "living.new"}
+    {
+        KEYRING,
+        KEYRING_NEXT,
+        STATE,
+        heads_path(0),
+        heads_path(1),
+        "audit",
+        "system",
+        "tenants",
+        "living",
+        "living.new",
+        "owed",
+        RESERVE,
+    }
 )
 
 
@@ -143,13 +158,27 @@ def _survey(store: Store, report: CheckReport) -> None:
 
 
 def _journal(store: Store, report: CheckReport) -> None:
-    report.files += 1
-    journal = Journal(store)
+    names = store.list(DIRECTORY)
+    begin, current = START, None
     try:
-        for _ in journal.read_from(START):
+        found = survey(store)
+    except VaultdError:
+        pass  # said already; then the segments that are there must be all
+    else:
+        found.state.close()
+        begin, current = found.base.begin, found.found.anchor.position.segment
+    journal = Journal(store, begin=begin, current=current)
+    try:
+        for _ in journal.read_from(begin):
             pass
     finally:
         journal.close()
+    known = [n for n in numbers(names) if n >= begin.segment]
+    report.files += len(known) + (begin != START)
+    named = {segment_path(n) for n in known} | ({base_path(begin.segment)} if begin != START else set())
+    for path in (f"{DIRECTORY}/{name}" for name in names):
+        if path not in named:
+            report.notes.append(f"{path}: nothing names this file")
 
 
 def _log(store: Store, path: str, report: CheckReport) -> None:
@@ -271,7 +300,7 @@ def _trails(ledger: Ledger, report: CheckReport) -> None:
     readers: dict[bytes, TrailReader] = {}
     root, vault_id = ledger.root_keys, ledger.vault_id
     try:
-        for raw, end in ledger.journal.raw_from(START):
+        for raw, place in ledger.journal.raw_from(ledger.base.begin.place):
             uid = decode(raw).tenant or SYSTEM_UID
             owner = ledger.keyring.entry(uid)
             if owner is None:  # deleted together with its trail's key
@@ -279,8 +308,9 @@ def _trails(ledger: Ledger, report: CheckReport) -> None:
             reader = readers.get(uid)
             if reader is None:
                 private = entries.audit_private(vault_id, owner, root)
-                reader = readers[uid] = TrailReader(vault_id, uid, owner.audit_public, private)
-            report.records += sum(record is not None for record in reader.records([(raw, end)]))
+                start = Bookmark(place, *ledger.base.trail(uid))
+                reader = readers[uid] = TrailReader(vault_id, uid, owner.audit_public, private, start)
+            report.records += sum(record is not None for record in reader.records([(raw, place)]))
     finally:
         for reader in readers.values():
             reader.close()

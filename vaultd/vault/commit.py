@@ -10,6 +10,9 @@ own while the next batch is staged. `FORMAT.md` has the order as a table, with w
     5  the heads snapshot, if one is due
     6  the anchor
     7  blobs that nothing names any more, removed
+    8  pruning: what the journal is to begin after, two anchors that say so (the commit point), old segments removed
+
+Step 3 makes the next segment's file, empty, when a batch ends one; no line is written there before step 6 says so.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from vaultd.audit.base import hash_of
+from vaultd.audit.segments import base_path, segment_path
 from vaultd.errors import Internal
 from vaultd.vault import heads
+from vaultd.vault.anchor import NO_BASE, SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from vaultd.audit.base import Base
     from vaultd.audit.journal import Batch as Lines
     from vaultd.audit.journal import Journal, Position
     from vaultd.crypto.hierarchy import RootKeys
@@ -111,6 +118,7 @@ class Batch:
         keyring: the new keyring, if it changes.
         drop: files that the new keyring no longer names.
         heads: the encoded snapshot of all heads at `end`, if one is due.
+        base: what the journal begins after from now on, if segments go.
         anchors: how many anchors end the batch: 0 for reads, 1 for changes, 2 when the vault is put to rest.
         unlink: blobs that no record names any more once the lines are durable.
         after: what the thread that decides does once the batch is durable, such as wiping keys that are replaced.
@@ -124,6 +132,7 @@ class Batch:
     keyring: Keyring | None = None
     drop: list[Drop] = field(default_factory=list)
     heads: bytes | None = None
+    base: Base | None = None
     anchors: int = 0
     unlink: list[str] = field(default_factory=list)
     after: list[Callable[[], None]] = field(default_factory=list)
@@ -165,6 +174,8 @@ class Committer:
         # tenant may have been deleted in the same batch.
         for path in batch.unlink:
             self._store.remove(path, missing_ok=True)
+        if batch.base is not None:
+            self._prune(batch, batch.base)
 
     def _prepare(self, batch: Batch) -> bytes | None:
         """Lay out what the keyring's change will put in force. Returns the new keyring's hash."""
@@ -214,6 +225,18 @@ class Committer:
         self._store.replace(heads_path(number), encoded)
         self.anchor = replace(self.anchor, heads_file=number, heads=heads.hash_of(encoded))
         self.snapshot = _end(batch)
+
+    def _prune(self, batch: Batch, base: Base) -> None:
+        before, data = self.anchor, base.encode()
+        self._store.replace(base_path(base.segment), data)
+        anchor = replace(before, first=base.segment, base=hash_of(data))
+        for _ in range(SLOTS):  # both slots: one that speaks of segments that are gone could not take over
+            self._put(batch, anchor)
+        # From here on recovery removes what is left of them.
+        for segment in range(before.first, base.segment):
+            self._store.remove(segment_path(segment))
+        if before.base != NO_BASE:
+            self._store.remove(base_path(before.first))
 
     def _put(self, batch: Batch, anchor: Anchor) -> None:
         """Write the anchor that follows, as of the end of `batch`."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vaultd.audit.body import Actor, Event
+from vaultd.audit.segments import DEFAULT
 from vaultd.clock import SystemClock
 from vaultd.crypto.kdf import FLOOR, RFC_9106_LOW, Profile
 from vaultd.errors import VaultdError
@@ -139,6 +140,7 @@ class Vault:
                     raise
             with slot_key:
                 barrier.unseal(slot, slot_key, actor=actor)
+            barrier.ledger.journal.limits = DEFAULT
             barrier.ledger.flush()
         except BaseException:
             barrier.close()
@@ -215,6 +217,20 @@ class Vault:
         """Replace the root key."""
         with self._flushed():
             finish(self._barrier.rotate_root(actor=self._actor))
+
+    def prune(self, checkpoint: str) -> int:
+        """Remove the segments of the audit journal that lie wholly before a checkpoint of this vault.
+
+        Returns:
+            How many lines went.
+
+        Raises:
+            IntegrityError: it is none, of another vault, or the journal does not lead to it.
+        """
+        with self._flushed():
+            plan = finish(self._barrier.plan_pruning(checkpoint))
+            self._barrier.prune(plan, actor=self._actor)
+        return plan.lines
 
     def checkpoint(self) -> str:
         """A signed statement of the audit journal's size and head, to be kept elsewhere."""

@@ -34,6 +34,7 @@ from vaultd.vault.unsealed import UnsealedKeys
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from vaultd.audit.base import Base
     from vaultd.audit.journal import Position
     from vaultd.audit.receipt import Receipt
     from vaultd.clock import Clock
@@ -73,6 +74,8 @@ class Ledger:
         """What opening found, completed by the first `unseal`."""
         self.keyring = survey.file.keyring
         """As staged: a change is here before it is durable."""
+        self.base = survey.base
+        """What the journal begins after, as staged."""
         self._store = store
         self._clock = clock
         self._survey = survey
@@ -123,7 +126,8 @@ class Ledger:
         journal: Journal | None = None
         report = RecoveryReport()
         try:
-            journal = Journal(store)
+            current = survey.found.anchor.position.segment
+            journal = Journal(store, begin=survey.base.begin, current=current)
             position = recovery.replay(survey, journal, report)
         except BaseException as error:
             survey.state.close()
@@ -281,6 +285,7 @@ class Ledger:
                 self.report.removed = recovery.sweep(self._store, self.keyring)
                 self._committer.swept()
             self.report.removed += self._store.tidy()
+            self.report.removed += recovery.sweep_audit(self._store, self.base)
 
     @contextmanager
     def _repairing(self) -> Iterator[None]:
@@ -379,6 +384,21 @@ class Ledger:
     def root(self) -> Key:
         """The root key, for new slots; stays the ledger's. Raises `Sealed`."""
         return self._unsealed().root
+
+    @property
+    def owed_key(self) -> Key:
+        """The key of what is owed to the trail, for `owed`; stays the ledger's. Raises `Sealed`."""
+        return self._unsealed().owed
+
+    @property
+    def found_anchor(self) -> int:
+        """Sequence of the anchor that opening found."""
+        return self._survey.found.anchor.sequence
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What halted the ledger, if a flush did."""
+        return self._pipeline.failure
 
     @property
     def root_keys(self) -> RootKeys:
@@ -538,6 +558,16 @@ class Ledger:
                 self._domains.pop(uid, None)
         if root is not None:
             batch.after += [old.wipe for old in keys.replace(root)]
+        return receipt
+
+    def stage_pruning(self, base: Base, event: Event) -> Receipt:
+        """Record in the system's trail that segments go, and have them go in the same flush."""
+        self.require_running()
+        self._unsealed()
+        receipt = self._pipeline.record(event, self.domain(SYSTEM))
+        self._pipeline.prune(base)
+        self.base = base
+        self._journal.begin = base.begin
         return receipt
 
     # Flushing

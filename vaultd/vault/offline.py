@@ -116,6 +116,13 @@ def verify(directory: str, *, checkpoint: bytes | None = None, checkpoint_key: b
         Uninitialised: there is no journal.
         IntegrityError: the checkpoint is not one, or another key signed it.
     """
+
+    def key() -> bytes | None:
+        try:
+            return checkpoint_key if checkpoint_key is not None else _checkpoint_key(directory)
+        except Uninitialised:
+            return None  # a journal alone
+
     said = None
     if checkpoint is not None:
         try:
@@ -123,7 +130,7 @@ def verify(directory: str, *, checkpoint: bytes | None = None, checkpoint_key: b
         except UnicodeDecodeError:
             raise IntegrityError("not a checkpoint as vaultd writes it", "give the file it was written to") from None
         said = parse(text, checkpoint_key if checkpoint_key is not None else _checkpoint_key(directory))
-    return verify_directory(directory, said)
+    return verify_directory(directory, said, key=key)
 
 
 def _checkpoint_key(directory: str) -> bytes:

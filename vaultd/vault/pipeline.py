@@ -18,6 +18,7 @@ from vaultd.vault.vouching import vouch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vaultd.audit.base import Base
     from vaultd.audit.body import Event
     from vaultd.audit.domain import Domain
     from vaultd.audit.journal import Journal, Position
@@ -49,6 +50,7 @@ class Pipeline:
     Attributes:
         keys: what authenticates anchors and vouching; None while the vault is sealed. Set by the ledger.
         halted: a flush failed; nothing can be staged or flushed any more.
+        failure: why, if it was a batch that failed.
         landed: called with each batch that became durable.
     """
 
@@ -65,6 +67,7 @@ class Pipeline:
     ) -> None:
         self.keys: UnsealedKeys | None = None
         self.halted = False
+        self.failure: BaseException | None = None
         self.landed: Callable[[Batch], None] = _nothing
         self.open = Batch()
         self._journal = journal
@@ -142,6 +145,10 @@ class Pipeline:
         if self.open.keyring is not None:
             self.shut()
 
+    def prune(self, base: Base) -> None:
+        """Have the open batch take off the journal what `base` says; with a snapshot, which must not lie in that."""
+        self.open.base, self.open.anchors = base, 1
+
     def want_anchor(self, *, at_rest: bool = False) -> None:
         """Anchor the reads that are not, with the next flush; or, if nothing happened, the time that has passed."""
         if self._since_anchor or at_rest:
@@ -162,14 +169,19 @@ class Pipeline:
     def shut(self) -> None:
         """Close the open batch: nothing is added to it any more."""
         batch, self.open = self.open, Batch()
-        batch.lines = self._journal.take()
+        # Not while sealed: the anchor must say that there is another segment before a line of it is written.
+        closing = self.keys is not None and self._journal.full(self._now())
+        batch.lines = self._journal.take(closing=closing)
+        if closing:
+            self._trail.forget_sessions()  # pruning takes whole segments, and with one no other's session keys
+            batch.anchors = 2  # one that is behind the next segment's lines could not take over from a damaged one
         if batch.lines is not None:
             self._position = batch.lines.end
         batch.end = self._position
         batch.wall = self._now()
         if self.keys is not None:
             batch.root = self.keys.root_keys
-        if self.keys is not None and self._since_snapshot >= self._snapshot_due:
+        if self.keys is not None and (self._since_snapshot >= self._snapshot_due or batch.base is not None):
             # Encoded now: a moment later the rows know of lines that are not in this batch.
             batch.heads = self._heads.encode(batch.end)
             batch.anchors = max(batch.anchors, 1)
@@ -195,8 +207,8 @@ class Pipeline:
         self.require_running()
         try:
             self._committer.write(batch)
-        except BaseException:
-            self.halted = True
+        except BaseException as error:
+            self.halted, self.failure = True, error
             raise
 
     def finish(self, batch: Batch, error: BaseException | None = None) -> None:

@@ -11,11 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vaultd.audit.chain import GENESIS, Link, decode, follow
+from vaultd.audit import base as base_file
+from vaultd.audit.base import NEVER_PRUNED, Base
+from vaultd.audit.chain import Link, decode, follow
+from vaultd.audit.segments import DIRECTORY, base_numbers, base_path, numbers, segment_path
 from vaultd.errors import IntegrityError, NotFound, Uninitialised
 from vaultd.vault import heads as heads_file
 from vaultd.vault import keyring as keyring_file
-from vaultd.vault.anchor import SLOT_SIZE, SLOTS, Found, choose
+from vaultd.vault.anchor import NO_BASE, SLOT_SIZE, SLOTS, Found, choose
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path
 from vaultd.vault.heads import Head, Heads
 from vaultd.vault.keyring import SYSTEM, KeyringFile
@@ -27,10 +30,7 @@ if TYPE_CHECKING:
     from vaultd.store import SlotFile, Store
     from vaultd.vault.keyring import Keyring
 
-__all__ = ["RecoveryReport", "Survey", "align", "replay", "survey", "sweep"]
-
-_REACH: Final = 8 << 10
-"""Bytes read to find the journal's last two lines, unless they are longer."""
+__all__ = ["RecoveryReport", "Survey", "align", "read_base", "replay", "survey", "sweep", "sweep_audit"]
 
 _RESTORE: Final = "restore the whole vault directory from one backup"
 _LOG_NAME: Final = re.compile(r"log\.[0-9]+")
@@ -82,6 +82,7 @@ class Survey:
         found: the anchor.
         state: the open state file.
         heads: where every domain stood at `since`.
+        base: what the journal begins after.
         in_next: the keyring in force still lies in `keyring.next`.
         abandoned: `keyring.next` holds one that never came into force.
     """
@@ -91,6 +92,7 @@ class Survey:
     state: SlotFile
     heads: Heads
     since: Position
+    base: Base
     in_next: bool
     abandoned: bool
     claims: list[Claim]
@@ -120,12 +122,13 @@ def survey(store: Store) -> Survey:
         found = choose((state.read(0), state.read(1)), current.keyring.vault_id)
         file = _in_force(store, current, found)
         heads, since = _heads(store, found)
+        base = read_base(store, found)
     except BaseException:
         state.close()
         raise
     in_next = file is not current
     abandoned = not in_next and store.exists(KEYRING_NEXT)
-    return Survey(file, found, state, heads, since, in_next, abandoned, [])
+    return Survey(file, found, state, heads, since, base, in_next, abandoned, [])
 
 
 def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position:
@@ -140,14 +143,14 @@ def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position
     """
     keyring, heads, anchored = survey.file.keyring, survey.heads, survey.found.anchor.position
     align(heads, keyring)
-    at = survey.since
+    at = journal.settled(survey.since)
     _hold(journal, at)
     lines = journal.read_from(at)
     while True:
+        behind = at.place >= anchored.place
         # The anchor is a place between two lines: reading must come by it exactly.
-        if at.offset >= anchored.offset and not report.unanchored and at != anchored:
+        if behind and not report.unanchored and at != anchored:
             raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
-        behind = at.offset >= anchored.offset
         try:
             entry = next(lines, None)
         except IntegrityError:
@@ -180,30 +183,14 @@ def _hold(journal: Journal, at: Position) -> None:
     Without this a journal that was put to rest, where nothing is left to replay, could be exchanged for any other of
     its length. What stands further back is `audit verify`'s matter, however long the journal.
     """
-    if not at.seq:
-        return
-    reach = _REACH
-    found = _lines_before(journal, at, reach)
-    while len(found) < 2 and reach < at.offset:
-        reach *= 16
-        found = _lines_before(journal, at, reach)
-    if len(found) < min(2, at.seq):
+    found = journal.last_before(at, 2)
+    before = Link(journal.begin.seq, journal.begin.head)
+    if len(found) == 2:
+        before = Link(at.seq - 1, decode(found[0]).hash)
+    # Whether it may be the first of its segment is for those who read the segment.
+    after = follow(found[-1], before, first=decode(found[-1]).vault is not None)[1] if found else before
+    if after != (at.seq, at.head):
         raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
-    before = decode(found[-2]).hash if at.seq > 1 else GENESIS
-    _, after = follow(found[-1], Link(at.seq - 1, before))
-    if after.head != at.head:
-        raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
-
-
-def _lines_before(journal: Journal, at: Position, reach: int) -> list[bytes]:
-    """The whole lines within `reach` bytes before `at`."""
-    start = max(0, at.offset - reach)
-    found = []
-    for raw, end in journal.raw_from(at._replace(offset=start)):
-        if end > at.offset:
-            break
-        found.append(raw)
-    return found[1:] if start else found  # unless it is the very first, a line may have begun before `start`
 
 
 def align(heads: Heads, keyring: Keyring) -> None:
@@ -242,6 +229,19 @@ def _continue_trail(heads: Heads, line: Line) -> None:
         if line.sub_seq != heads.trail(trail).seq + 1:
             raise IntegrityError(f"journal line {line.seq} does not continue its trail", _RESTORE)
         heads.set_trail(trail, line.sub_seq, line.sub_head)
+
+
+def sweep_audit(store: Store, base: Base) -> int:
+    """Remove what pruning left when it was interrupted: segments and bases that the anchor does not speak of.
+
+    Returns how many went.
+    """
+    names = store.list(DIRECTORY)
+    strays = [segment_path(number) for number in numbers(names) if number < base.segment]
+    strays += [base_path(number) for number in base_numbers(names) if number != base.segment]
+    for path in strays:
+        store.remove(path)
+    return len(strays)
 
 
 def sweep(store: Store, keyring: Keyring) -> int:
@@ -307,6 +307,28 @@ def _heads(store: Store, found: Found) -> tuple[Heads, Position]:
     if heads_file.hash_of(data) != anchor.heads:
         raise IntegrityError(f"{path} is not the one that the anchor names", _RESTORE)
     heads, since = Heads.decode(data, anchor.vault_id)
-    if since.offset > anchor.position.offset or since.seq > anchor.position.seq:
+    if since.place > anchor.position.place or since.seq > anchor.position.seq:
         raise IntegrityError(f"{path} is newer than the anchor", _RESTORE)
     return heads, since
+
+
+def read_base(store: Store, found: Found) -> Base:
+    """What the journal begins after, by the word of the anchor.
+
+    Raises:
+        IntegrityError: it is gone, or not the one that the anchor names.
+    """
+    anchor = found.anchor
+    if anchor.base == NO_BASE:
+        return NEVER_PRUNED
+    path = base_path(anchor.first)
+    try:
+        data = store.read(path, base_file.MAX_SIZE)
+    except NotFound:
+        raise IntegrityError(f"{path} is gone", _RESTORE) from None
+    if base_file.hash_of(data) != anchor.base:
+        raise IntegrityError(f"{path} is not the one that the anchor names", _RESTORE)
+    base = Base.decode(data)
+    if base.vault_id != anchor.vault_id or base.segment != anchor.first:
+        raise IntegrityError(f"{path} is not of this place", _RESTORE)
+    return base

@@ -152,8 +152,11 @@ class TenantVerbs(Core):
         receipt = self.ledger.stage(event._replace(tenant=name, public={"uid": uid.hex()}))
         return Created(uid, receipt)
 
-    def seal_tenant(self, tenant: str | bytes, *, actor: Actor) -> Receipt | None:
+    def seal_tenant(self, tenant: str | bytes, *, actor: Actor, event: Event | None = None) -> Receipt | None:
         """Drop a tenant's keys, and refuse it until it is unsealed, across restarts.
+
+        Args:
+            event: what to record, when it is to say more.
 
         Returns:
             None when the vault is halted: done in memory, recorded nowhere.
@@ -161,7 +164,8 @@ class TenantVerbs(Core):
         uid = self.uid(tenant)
         receipt = None
         try:
-            receipt = self._change(Event("tenant.seal", "ok", actor), system=[{"op": "seal", "tenant": uid}], trail=uid)
+            event = event or Event("tenant.seal", "ok", actor)
+            receipt = self._change(event, system=[{"op": "seal", "tenant": uid}], trail=uid)
         except Halted:
             # Stopping harm does not wait for a disk.
             self.system.sealed.add(uid)

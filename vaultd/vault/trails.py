@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from vaultd.audit.checkpoint import Checkpoint, issue
 from vaultd.audit.domain import SYSTEM_UID
-from vaultd.audit.journal import START
-from vaultd.audit.reader import BEGINNING, Bookmark, TrailReader
+from vaultd.audit.reader import Bookmark, TrailReader
 from vaultd.errors import NotFound
 from vaultd.vault import entries
 from vaultd.vault.core import Core
@@ -37,14 +36,19 @@ class TrailVerbs(Core):
             raise NotFound("there is no such tenant", "see: vaultctl tenant list")
         return tenant
 
-    def trail(self, uid: bytes, start: Bookmark = BEGINNING) -> Iterator[Record | None]:
+    def beginning(self, uid: bytes) -> Bookmark:
+        """Where a trail begins: before its first record, or before the first that was not pruned."""
+        return Bookmark(self.ledger.base.begin.place, *self.ledger.base.trail(uid))
+
+    def trail(self, uid: bytes, start: Bookmark | None = None) -> Iterator[Record | None]:
         """The records of one trail that are durable now; None where the caller may let others have the processor.
 
         Reading a trail is itself to be recorded in it, before this is called.
 
         Args:
             uid: from `trail_uid`.
-            start: where to begin; for following a trail, keep a `TrailReader` of `trail_reader` instead.
+            start: where to begin; at the beginning when left out. For following a trail, keep a `TrailReader` of
+                `trail_reader` instead.
 
         Raises:
             IntegrityError: a record does not open, or does not follow from the one before it.
@@ -55,18 +59,21 @@ class TrailVerbs(Core):
         finally:
             reader.close()
 
-    def trail_reader(self, uid: bytes, start: Bookmark = BEGINNING) -> TrailReader:
+    def trail_reader(self, uid: bytes, start: Bookmark | None = None) -> TrailReader:
         """A reader of one trail, for `trail_more`; the caller closes it. Raises `NotFound`."""
         entry = self.ledger.keyring.entry(uid)
         if entry is None:
             raise NotFound("there is no such tenant", "see: vaultctl tenant list")
         private = entries.audit_private(self.ledger.vault_id, entry, self.ledger.root_keys)
-        return TrailReader(self.ledger.vault_id, uid, entry.audit_public, private, start)
+        return TrailReader(self.ledger.vault_id, uid, entry.audit_public, private, start or self.beginning(uid))
 
     def trail_more(self, reader: TrailReader) -> Iterator[Record | None]:
-        """What has become durable since the reader's last record."""
-        lines = self.ledger.journal.raw_from(START._replace(offset=reader.offset))
-        return reader.records(lines)
+        """What has become durable since the reader's last record.
+
+        Raises:
+            Unavailable: what comes next was pruned.
+        """
+        return reader.records(self.ledger.journal.raw_from(reader.place))
 
     def checkpoint(self) -> str:
         """A signed statement of the journal's size and head as they are on the disk; to be kept elsewhere."""

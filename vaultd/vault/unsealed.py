@@ -8,6 +8,7 @@ from vaultd.crypto.hierarchy import RootKeys, index_key, name_index
 from vaultd.errors import Internal
 from vaultd.vault import entries
 from vaultd.vault.keyring import SYSTEM
+from vaultd.vault.owed import owed_key
 from vaultd.vault.vouching import vouching_key
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class UnsealedKeys:
         self.root_keys = RootKeys(root)
         self._index: Key | None = None
         self._vouching: Key | None = None
+        self._owed: Key | None = None
 
     def load_system(self, keyring: Keyring) -> None:
         """Open the system key, and with it the keys of the keyring's index and of vouching. Raises `IntegrityError`."""
@@ -36,7 +38,7 @@ class UnsealedKeys:
         if system is None:
             raise Internal("the keyring has no system entry")
         with entries.tenant_key(keyring.vault_id, system, self.root_keys) as key:
-            self._index, self._vouching = index_key(key), vouching_key(key)
+            self._index, self._vouching, self._owed = index_key(key), vouching_key(key), owed_key(key)
 
     @property
     def vouching(self) -> Key:
@@ -44,6 +46,13 @@ class UnsealedKeys:
         if self._vouching is None:
             raise Internal("the vouching key was not loaded")
         return self._vouching
+
+    @property
+    def owed(self) -> Key:
+        """What seals events that a halted vault cannot record."""
+        if self._owed is None:
+            raise Internal("the key of what is owed was not loaded")
+        return self._owed
 
     def index_of(self, name: str) -> bytes:
         """Where the keyring keeps the tenant of that name."""
@@ -61,6 +70,6 @@ class UnsealedKeys:
         """Zero them all."""
         self.root.wipe()
         self.root_keys.wipe()
-        for key in (self._index, self._vouching):
+        for key in (self._index, self._vouching, self._owed):
             if key is not None:
                 key.wipe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,9 +12,11 @@ import click
 from vaultclient.cli.durations import instant
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
+from vaultclient.cli.inputs import read_file
 from vaultclient.cli.offline import verify
 from vaultclient.cli.options import tenant_argument
 from vaultclient.cli.output import counted
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from vaultclient.cli.app import App
 
 __all__ = ["COMMANDS"]
+
+_PROVING: Final = frozenset({"vault.unseal", "tenant.unseal", "unseal", "login"})
+_CHANGING: Final = frozenset({"slot.add", "slot.passwd", "slot.remove"})
+_MAX_CHECKPOINT: Final = 49_152
 
 _WAIT: Final = 30
 """Seconds that one question of --follow stays open in the daemon."""
@@ -51,11 +58,26 @@ def _actor(record: dict[str, Any]) -> str:
     return f"{name} uid {actor['uid']}" if actor.get("uid") is not None else str(name)
 
 
+def _clear(record: dict[str, Any]) -> Iterator[str]:
+    """Of what the vault's own records say in the clear: which key slot was opened or changed, which files and keys."""
+    kind, actor, public = record.get("kind"), record.get("actor"), record.get("public")
+    if kind in _PROVING and isinstance(actor, dict) and actor.get("slot"):
+        yield f"by slot {actor['slot']}"
+    if not isinstance(public, dict):
+        return
+    if kind in _CHANGING and public.get("slot"):
+        yield f"slot {public['slot']}"
+    for key in ("files", "changed"):
+        if isinstance(public.get(key), list):
+            yield from map(str, public[key])
+
+
 def _what(record: dict[str, Any]) -> str:
     words = []
     if record.get("secret"):
         version = f" v{record['version']}" if record.get("version") else ""
         words.append(f"{record['secret']}{version}")
+    words += _clear(record)
     if record.get("count"):
         words.append(f"{record['count']} of them")
     words.extend(str(record[key]) for key in ("delivery", "purpose", "reason") if record.get(key))
@@ -121,7 +143,7 @@ def export(app: App, tenant: str, out: str) -> None:
         return
     from vaultclient.cli.files import private_file
 
-    with private_file(out) as target:
+    with private_file(out) as target, working(app.out, f"exporting the trail of {tenant}"):
         for page in pages():
             target.write(page)
     app.out.done(
@@ -151,6 +173,51 @@ def checkpoint(app: App, out: str | None) -> None:
     app.out.next(f"vaultctl audit verify --checkpoint {out}")
 
 
+@verb("prune")
+@click.option("--before", metavar="CHECKPOINT", required=True, help="A file that 'audit checkpoint' wrote.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask, as it does at a terminal.")
+def prune(app: App, before: str, dry_run: bool, yes: bool) -> None:
+    """Remove the part of the log that lies before a checkpoint, in whole segments; what is left goes on to verify.
+
+    What goes is gone, for every tenant's trail as well: export what is to be kept first.
+    """
+    statement = read_file(before, _MAX_CHECKPOINT, "the checkpoint")
+    told = app.call("audit.prune", {"dry_run": True}, tail=statement, slow=True).keys
+    if told["lines"] and not dry_run:
+        asks = not yes and not app.as_json and os.isatty(0)
+        if asks or not app.as_json:
+            _would(app, told, "go")
+        if asks and not click.confirm("remove them", err=True):
+            raise CliError("invalid", "nothing was removed", "--dry-run says what would go")
+        told = app.call("audit.prune", tail=statement, slow=True).keys
+    if app.as_json:
+        app.out.json_line(told)
+    elif told["pruned"]:
+        app.out.say(f"removed; the log begins at line {told['begins']}")
+        app.out.next("vaultctl audit verify")
+    elif told["lines"]:
+        _would(app, told, "would go")
+    else:
+        app.out.say("nothing to remove: no whole segment lies before this checkpoint")
+
+
+def _would(app: App, told: dict[str, Any], what: str) -> None:
+    first, last = (told[key][:19].replace("T", " ") for key in ("first", "last"))
+    segments = f"{counted(told['segments'], 'segment')}, {told['bytes']} bytes"
+    app.out.say(f"{counted(told['lines'], 'line')} from {first} to {last} ({segments}) {what}")
+    if told["stays"]:
+        app.out.say(f"{counted(told['stays'], 'line')} before the checkpoint stay, with later ones in their segment")
+
+
 COMMANDS = {
-    "audit": family("audit", "The audit trail: show, verify, export, checkpoint.", show, verify, export, checkpoint)
+    "audit": family(
+        "audit",
+        "The audit trail: show, verify, export, checkpoint, prune.",
+        show,
+        verify,
+        export,
+        checkpoint,
+        prune,
+    )
 }

@@ -111,7 +111,7 @@ def list_grants(app: App, tenant: str) -> None:
             ("BOUNDS", _bounds),
         ],
         empty=f"{tenant} has granted nothing",
-        wrap=["SERVICE", "SECRETS", "CAN", "BOUNDS"],
+        wrap=["SERVICE", "SECRETS", "CAN", "BY", "BOUNDS"],
     )
 
 

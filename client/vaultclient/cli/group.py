@@ -75,6 +75,9 @@ _SECTIONS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
 _PATHS: Final = {"F": click.Path(), "FILE": click.Path(), "DIR": click.Path(file_okay=False)}
 """What a metavar says of an option's value."""
 
+_WHOLE: Final = 200
+"""Letters of a verb's first sentence that its family's help shows: all, on several lines where it takes them."""
+
 _GLOBAL: Final = ("socket", "as_json", "quiet")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
@@ -153,7 +156,7 @@ class Family(_Common, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Verbs"):
-            formatter.write_dl([(name, self.commands[name].get_short_help_str(66)) for name in self.commands])
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in self.commands])
 
     format_options = _Common.format_options
 

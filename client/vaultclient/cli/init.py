@@ -10,6 +10,7 @@ from vaultclient.cli import offline
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import slot_secret
 from vaultclient.cli.options import slot_options, user_number
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -36,7 +37,10 @@ def init(app: App, directory: str | None, admins: tuple[str, ...], label: str | 
     uids = [user_number(admin) for admin in admins]
     place = directory if directory is not None else offline.default_directory()
     question = "passphrase of the new vault"
-    with slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret):
+    with (
+        slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret),
+        working(app.out, "making the vault"),
+    ):
         made = offline.create(place, kind, secret, label or "", uids)
     app.out.record(
         made,

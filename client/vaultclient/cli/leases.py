@@ -72,6 +72,7 @@ def release(app: App, lease: str) -> None:
     """Give a lease back before its time."""
     reply = app.call("lease.release", {"lease": lease}).keys
     app.out.done(f"{lease} is over", {"lease": lease, **reply})
+    app.out.unrecorded(reply)
     app.out.next("vaultctl leases")
 
 
@@ -116,8 +117,7 @@ def revoke(app: App, lease: str | None, run: str | None, secret: str | None, ten
     reply = app.call("lease.revoke", {key: value for key, value in keys.items() if value is not None}).keys
     count = reply["revoked"]
     app.out.done(f"{counted(count, 'lease')} revoked", reply)
-    if reply.get("recorded") is False:
-        app.out.warn("the journal could not be written; this is recorded when the vault is reopened")
+    app.out.unrecorded(reply)
     if count:
         app.out.note("what its holders have read they still know")
         app.out.next(f"vaultctl rotate secret {keys['tenant'] or 'TENANT'} {keys.get('secret', 'SECRET')}")

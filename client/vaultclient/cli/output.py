@@ -198,6 +198,15 @@ class Output:
         if not self.as_json:
             self._aside(prose(f"vaultctl: warning: {plain(text)}", self.stderr))
 
+    def unrecorded(self, reply: Mapping[str, Any]) -> None:
+        """Say so when harm was stopped that could not be recorded, and whether it will be."""
+        if reply.get("recorded") is not False:
+            return
+        if reply.get("owed") is False:
+            self.warn("the journal could not be written, nor was there another place for it: note what you have done")
+        else:
+            self.warn("the journal could not be written; this is recorded when the vault is reopened")
+
 
 def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str = "") -> list[tuple[str, object]]:
     """What a reply says, as pairs for `record`: names with spaces, maps within as `outer inner`, instants as such."""
@@ -247,10 +256,13 @@ def _shown(value: object) -> str:
 
 
 def _fitted(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int, wrapping: set[int]) -> list[int]:
-    """Column widths: natural where they fit; else the widest that may wrap give way first, and all others last."""
+    """Column widths: natural where they fit; else the widest that may wrap give way first, and all others last.
+
+    An id that is broken in two cannot be copied: before that, names become narrow.
+    """
     widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
     room = width - _GAP * (len(heads) - 1)
-    for candidates, least in ((wrapping, 12), (set(range(len(heads))), 8)):
+    for candidates, least in ((wrapping, 12), (wrapping, 6), (set(range(len(heads))), 8)):
         floors = [min(w, max(len(head), least)) for w, head in zip(widths, heads, strict=True)]
         while sum(widths) > room:
             shrinkable = [i for i in candidates if widths[i] > floors[i]]

@@ -72,6 +72,7 @@ def run_close(app: App, run: str) -> None:
     """End a run, its child runs and its leases."""
     reply = app.call("run.close", {"of_run": run}).keys
     app.out.done(f"{run} is over", {"run": run, **reply})
+    app.out.unrecorded(reply)
     app.out.next("vaultctl runs")
 
 

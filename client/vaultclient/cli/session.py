@@ -10,6 +10,7 @@ from vaultclient.cli.durations import duration, shown_duration
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import slot_secret
 from vaultclient.cli.options import slot_options
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -67,7 +68,7 @@ def unseal(app: App, tenant: str | None, ttl: str | None, **sources: Any) -> Non
     keys: dict[str, Any] = {} if tenant is None else {"tenant": tenant}
     if ttl is not None:
         keys["ttl"] = duration(ttl, "TTL")
-    with slot_secret(out=app.out, **sources) as (kind, secret):
+    with slot_secret(out=app.out, **sources) as (kind, secret), working(app.out, "trying the slots"):
         reply = app.call("unseal", {"kind": kind, **keys}, tail=secret).keys
     subject = "the vault" if tenant is None else f"tenant {tenant}"
     app.out.done(
@@ -87,8 +88,7 @@ def seal(app: App, tenant: str | None) -> None:
     reply = app.call("seal", {} if tenant is None else {"tenant": tenant}).keys
     subject = "the vault" if tenant is None else f"tenant {tenant}"
     app.out.done(f"{subject} is sealed", {"state": "sealed", **({} if tenant is None else {"tenant": tenant}), **reply})
-    if reply.get("recorded") is False:
-        app.out.warn("the journal could not be written; this is recorded when the vault is reopened")
+    app.out.unrecorded(reply)
     app.out.next("vaultctl unseal" if tenant is None else f"vaultctl unseal {tenant}")
 
 
@@ -109,7 +109,7 @@ def login(app: App, ttl: str | None, command: tuple[str, ...], **sources: Any) -
         from vaultclient.cli.children import must_be_found
 
         must_be_found(command[0])
-    with slot_secret(out=app.out, **sources) as (kind, secret):
+    with slot_secret(out=app.out, **sources) as (kind, secret), working(app.out, "trying the slots"):
         reply = app.call("login", {"kind": kind, **keys}, tail=secret).keys
     if command:
         from vaultclient.cli.children import run_below

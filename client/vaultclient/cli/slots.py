@@ -11,6 +11,7 @@ from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.inputs import slot_secret, wipe
 from vaultclient.cli.options import Whole, slot_options
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -25,7 +26,10 @@ def add(app: App, label: str | None, **sources: Any) -> None:
     """Add a key slot: a further passphrase, key file or systemd credential that opens the vault."""
     keys: dict[str, Any] = {} if label is None else {"label": label}
     question = "new slot's passphrase"
-    with slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret):
+    with (
+        slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret),
+        working(app.out, "making the slot"),
+    ):
         reply = app.call("slot.add", {"kind": kind, **keys}, tail=secret).keys
     app.out.done(f"slot {reply['slot']} opens the vault now", {**reply, "kind": kind, **keys})
     app.out.next("vaultctl slot list")
@@ -70,7 +74,8 @@ def passwd(app: App, slot: int, new_passphrase_file: str | None, **sources: Any)
         both = bytearray(len(old) + len(new))  # in one piece: a buffer that grows leaves copies behind
         try:
             both[: len(old)], both[len(old) :] = old, new
-            app.call("slot.passwd", {"slot": slot, "kind": kind, "old": len(old)}, tail=both)
+            with working(app.out, "changing the slot"):
+                app.call("slot.passwd", {"slot": slot, "kind": kind, "old": len(old)}, tail=both)
         finally:
             wipe(both)
     app.out.done(f"slot {slot} opens with the new passphrase", {"slot": slot})
@@ -84,7 +89,8 @@ def passwd(app: App, slot: int, new_passphrase_file: str | None, **sources: Any)
 def remove(app: App, slot: int, rotate_root: bool) -> None:
     """Take a key slot away: its secret opens nothing written from now on. The last one is refused."""
     keys: dict[str, Any] = {"rotate_root": True} if rotate_root else {}
-    reply = app.call("slot.remove", {"slot": slot, **keys}, slow=rotate_root).keys
+    with working(app.out, "rotating the root key" if rotate_root else "removing the slot"):
+        reply = app.call("slot.remove", {"slot": slot, **keys}, slow=rotate_root).keys
     app.out.done(f"slot {slot} is gone", {"slot": slot, **reply})
     if rotate_root:
         app.out.note("the root key is new: what a copy of the slot opens is the vault as it was, and nothing since")

@@ -11,6 +11,7 @@ from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import tenant_argument
 from vaultclient.cli.output import fields
+from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -68,7 +69,8 @@ def delete(app: App, tenant: str, yes: str | None, with_audit: bool, rotate_root
         keys["with_audit"] = True
     if rotate_root:
         keys["rotate_root"] = True
-    receipt = app.call("tenant.delete", keys).keys["receipt"]
+    with working(app.out, f"shredding {tenant}"):
+        receipt = app.call("tenant.delete", keys, slow=rotate_root).keys["receipt"]
     app.out.record({"tenant": tenant, "receipt": receipt}, [("tenant", tenant), *fields(receipt, without=["tenant"])])
     if not rotate_root:
         app.out.next("vaultctl rotate root")

@@ -139,7 +139,6 @@ def test_the_plain_line_is_accepted() -> None:
         good(key=0),
         good(key=4, session=b"s"),
         good(key=5, session=b"s").replace(b'"session":"cw=="', b'"session":"cx=="'),
-        good(vault=UID),
         good(seq=1, key=1, session=b"s"),
         good(seq=0),
         good(sub_seq=0),
@@ -179,6 +178,23 @@ def test_a_line_that_breaks_a_rule_is_refused(raw: bytes) -> None:
     """Keys that do not go together, ranges, spellings, lengths: each rule refuses its line."""
     with pytest.raises(IntegrityError):
         decode(raw)
+
+
+def test_the_vaults_id_stands_in_the_first_line_of_a_segment_alone() -> None:
+    """In any other line, or missing in such a one, it is refused; so is another vault's."""
+    named, plain = good(vault=UID), good()
+    at = Link(4, GENESIS)
+    assert follow(named, at, first=True)[0].vault == bytes.fromhex(UID)
+    assert follow(plain, at, first=False)[0].vault is None
+    for raw, first in ((named, False), (named, None), (plain, True)):
+        with pytest.raises(IntegrityError):
+            follow(raw, at, first=first)
+        with pytest.raises(IntegrityError):
+            Walk(at).step(raw, first=first)
+    walk = Walk(at)
+    walk.vault = bytes(16)
+    with pytest.raises(IntegrityError, match="another vault"):
+        walk.step(named, first=True)
 
 
 @pytest.mark.parametrize("version", [2, 17])

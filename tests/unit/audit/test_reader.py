@@ -11,6 +11,7 @@ from tests.support.audit_world import ACTOR, VAULT, World, raw_lines
 from vaultd.audit.body import Event, body_json, sub_link
 from vaultd.audit.canonical import timestamp
 from vaultd.audit.chain import GENESIS, link, render, verify
+from vaultd.audit.journal import START
 from vaultd.audit.reader import _OWNER_WITHIN, PAUSE, Filter, export_header
 from vaultd.audit.sealing import Session
 from vaultd.audit.verify import verify_export
@@ -35,12 +36,12 @@ def test_a_reader_can_start_at_any_bookmark() -> None:
     whole = world.records(world.tenants[0])
     reader = world.reader(world.tenants[0])
     for limit in range(10, 90, 20):
-        records = reader.records(raw_lines(world.data(), reader.offset))
+        records = reader.records(raw_lines(world.data(), reader.place.offset))
         while reader.seq < limit:
             next(records)
         mark = reader.bookmark
         again = world.reader(world.tenants[0], mark)
-        found = [record for record in again.records(raw_lines(world.data(), mark.offset)) if record is not None]
+        found = [record for record in again.records(raw_lines(world.data(), mark.place.offset)) if record is not None]
         assert found == whole[mark.seq :]
         assert mark.seq < limit
 
@@ -50,17 +51,13 @@ def test_a_reader_follows_what_is_written_later() -> None:
     world = World()
     world.mixed(1)
     reader = world.reader(world.tenants[1])
-    seen = [
-        record.seq
-        for record in reader.records(world.journal.raw_from(world.journal.durable._replace(offset=0)))
-        if record
-    ]
+    seen = [record.seq for record in reader.records(world.journal.raw_from(START.place)) if record]
     for _ in range(3):
         world.clock.advance(40)
         world.lease(0)
         world.lease(1)
         world.flush()
-        lines = world.journal.raw_from(world.journal.durable._replace(offset=reader.offset))
+        lines = world.journal.raw_from(reader.place)
         seen += [record.seq for record in reader.records(lines) if record is not None]
     assert seen == [1, 2, 3, 4]
 

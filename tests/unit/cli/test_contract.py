@@ -68,6 +68,7 @@ AGREED = f"""
     audit verify          --dir --checkpoint
     audit export TENANT   --out
     audit checkpoint      --out
+    audit prune           --before --dry-run --yes
     check                 --dir {SLOT}
     completion SHELL
 """

@@ -32,7 +32,7 @@ FAMILIES = {
     "service": {"add", "list", "remove"},
     "grant": {"add", "list", "remove"},
     "rotate": {"root", "tenant", "secret"},
-    "audit": {"show", "verify", "export", "checkpoint"},
+    "audit": {"show", "verify", "export", "checkpoint", "prune"},
 }
 PATHS = [[one] for one in VERBS] + [[one, two] for one, those in FAMILIES.items() for two in sorted(those)]
 
@@ -55,6 +55,7 @@ def test_help_is_complete_and_fits(path: list[str]) -> None:
     assert all(len(line) <= 80 for line in result.output.splitlines())
     for option in ("--socket", "--json", "--quiet", "--help"):
         assert option in result.output
+    assert not re.search(r"[a-z]\.\.\.$", result.output, re.MULTILINE)  # nothing is cut off
     command: click.Command | None = ROOT
     for name in path:
         assert isinstance(command, click.Group)

@@ -42,12 +42,21 @@ def verbs(command: click.Command = ROOT, name: str = "vaultctl") -> dict[str, cl
 
 def test_every_verb_has_its_page_and_every_option_its_line(pages: dict[str, str]) -> None:
     """No verb without a page, no page without a verb; options are on the verb's page, or on the program's."""
-    assert set(pages) == {f"{name}.1" for name in verbs()}
+    assert set(pages) == {f"{name}.1" for name in verbs()} | {"vaultd.1"}
     for name, command in verbs().items():
         for option in command.params:
             for word in option.opts if isinstance(option, click.Option) else ():
                 shown = word.replace("-", "\\-")
                 assert shown in pages[f"{name}.1"] or shown in pages["vaultctl.1"], f"{name} {word}"
+
+
+def test_the_daemon_has_its_page(pages: dict[str, str]) -> None:
+    """Each of its options, the signals that it minds, and where its files are."""
+    page = pages["vaultd.1"].replace("\\-", "-")
+    for word in ("--dir DIR", "--socket PATH", "--config FILE", "SIGHUP", "SIGTERM", "/etc/vaultd/vaultd.toml"):
+        assert word in page
+    assert "$XDG_RUNTIME_DIR/vaultd/vaultd.sock" in page
+    assert "~/.local/state/vaultd" in page
 
 
 def test_pages_are_the_same_each_time(pages: dict[str, str], tmp_path: Path) -> None:
@@ -67,7 +76,7 @@ def test_no_line_is_taken_for_a_request_by_accident(pages: dict[str, str]) -> No
                 assert line.split(" ")[0] in known, f"{name}: {line}"
 
 
-@pytest.mark.parametrize("name", ["vaultctl", "vaultctl-run", "vaultctl-tenant-create"])
+@pytest.mark.parametrize("name", ["vaultd", "vaultctl", "vaultctl-run", "vaultctl-tenant-create"])
 def test_a_man_program_shows_them(pages: dict[str, str], tmp_path: Path, name: str) -> None:
     """`man -l` or mandoc renders the page: its sections, options and text, and no warning."""
     page = tmp_path / f"{name}.1"
@@ -93,7 +102,7 @@ def test_a_man_program_shows_them(pages: dict[str, str], tmp_path: Path, name: s
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION"):
         assert section in shown
     assert name.replace("-", " ", 1) in shown or name in shown
-    assert {"vaultctl": "VAULTD_SOCKET", "vaultctl-run": "--redact"}.get(name, "TENANT") in shown
+    assert {"vaultd": "--config", "vaultctl": "VAULTD_SOCKET", "vaultctl-run": "--redact"}.get(name, "TENANT") in shown
 
 
 def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import io
 import json
 from typing import Any
 
+import click
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vaultclient.cli.failures import CliError, describe, plain, report
+from vaultclient.cli.group import ROOT
 from vaultclient.cli.output import Output, counted, fields
 
 NAMES = st.text(alphabet="abcdefghij_/.", min_size=1, max_size=255)
@@ -35,6 +38,40 @@ def test_a_table_fits_and_loses_nothing(rows: list[dict[str, Any]]) -> None:
     everything = "".join(lines[1:])
     for letter in "abcdefghij_/.":
         assert everything.count(letter) == sum((row["a"] + row["b"]).count(letter) for row in rows)
+
+
+class _Listing:
+    """An app whose daemon lists one thing, everything about it at its longest."""
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.out, self.shown, _ = printed()
+        self._item = item
+
+    def items(self, *_: object) -> list[dict[str, Any]]:
+        return [self._item]
+
+
+@pytest.mark.parametrize(("verb", "key"), [("leases", "lease"), ("runs", "run"), ("grant list", "grant")])
+def test_ids_are_whole_however_long_the_names_are(verb: str, key: str) -> None:
+    """What a person copies into the next command is not broken in two, in 80 columns, with names of 64 letters."""
+    name = "a-rather-long-name-" * 3 + "of-it"
+    key_id = f"{key}_" + "x" * 20
+    item = {
+        key: key_id, "tenant": name, "service": name, "secret": f"{name}/{name}", "secrets": [f"{name}/**"] * 3,
+        "version": 1_234_567, "delivery": "print", "expires_in": 86_399, "purpose": name, "purposes": [name] * 2,
+        "anchor": {"pid": 4_194_303}, "can": ["lease", "put", "rotate", "list", "manage", "audit"],
+        "deliver": ["fd", "env", "print"], "max_ttl": 3_600, "max_uses": 1_000, "rate": [1_000, 3_600],
+        "hours": "08:00-18:00", "tz": "America/Argentina/Buenos_Aires", "expires": 1_800_000_000,
+    }  # fmt: skip
+    command: Any = ROOT
+    for word in verb.split():
+        command = command.get_command(click.Context(command), word)
+    app = _Listing(item)
+    with click.Context(command, obj=app):
+        command.callback(**({"tenant": name} if verb == "grant list" else {"tenant": None}))
+    lines = app.shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert key_id in lines[1]
 
 
 @given(st.text(max_size=300))

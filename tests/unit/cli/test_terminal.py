@@ -439,6 +439,27 @@ def test_what_takes_longer_than_a_second_says_so(screen: Any, slow: threading.Ev
     assert re.search(r"2s\r\x1b\[K\x1b\[2mrotated\x1b\[0m +root key", at.shown)
 
 
+def test_a_slot_s_secret_that_has_to_wait_says_so(
+    screen: Any, vault: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Deriving a key takes its time, and after wrong secrets longer: a person sees that something goes on."""
+    (tmp_path / "words").write_text(PASSPHRASE)
+    (tmp_path / "words").chmod(0o600)
+    vault.state = "sealed"
+    go, unseal = threading.Event(), vault.op_unseal
+
+    def when_told(*arguments: Any) -> Any:
+        assert go.wait(20)
+        return unseal(*arguments)
+
+    monkeypatch.setattr(vault, "op_unseal", when_told)
+    at = screen("unseal", "--passphrase-file", str(tmp_path / "words"))
+    at.expect("trying the slots: 1s")
+    go.set()
+    assert at.end() == 0
+    assert re.search(r"\r\x1b\[K.*the vault is unsealed", at.shown)
+
+
 @pytest.mark.parametrize("option", ["--quiet", "--json"])
 def test_progress_is_for_people_only(option: str, ctl: Any) -> None:
     """Not with --quiet or --json, not into a file, not on a terminal that cannot take a line back."""

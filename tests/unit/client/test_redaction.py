@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vaultclient import Client, RedactingFilter, RedactingFormatter, _live
+from vaultclient import Client, RedactingFilter, RedactingFormatter, RedactingStream, _live
 from vaultclient._forms import MOST_ENCODED
 from vaultclient._redactor import Redactor, Stream
 
@@ -143,6 +143,38 @@ def test_the_formatter_redacts_what_another_made(daemon: Any, log: Any) -> None:
     with Client(daemon.path) as client, client.lease("acme", "openai/prod"):
         logger.warning("sk-first", extra={"thing": Words()})
     assert written.getvalue() == "[redacted] [redacted]\n"
+
+
+def test_what_is_printed_in_pieces_is_hidden(daemon: Any) -> None:
+    """A value written in pieces, or encoded over several writes, is hidden; the rest comes at once, or at the end."""
+    shown = io.StringIO()
+    stream = RedactingStream(shown)
+    with Client(daemon.path) as client, client.lease("acme", "openai/prod"):
+        for piece in ("the key is s", "k-", "fir", "st, été 日本; ", base64.b64encode(VALUE).decode()[:5]):
+            print(piece, end="", file=stream, flush=True)
+        assert shown.getvalue() == "the key is [redacted], été 日本; "
+        print(base64.b64encode(VALUE).decode()[5:], "\udc80 s", end="", file=stream)
+        assert shown.getvalue().endswith("; [redacted]= \\udc80 ")
+    stream.close()
+    assert shown.getvalue().endswith(" s")
+    stream.close()
+    assert not shown.closed
+    with pytest.raises(ValueError, match="closed"):
+        stream.write("x")
+
+
+def test_a_program_that_prints_loses_nothing_at_its_end(daemon: Any) -> None:
+    """What still waits when the program ends comes then, and from a forked child as well."""
+    program = (
+        "import os, sys; from vaultclient import Client, RedactingStream\n"
+        "sys.stdout, sys.stderr = RedactingStream(sys.stdout), RedactingStream(sys.stderr)\n"
+        "client = Client(sys.argv[1]); lease = client.lease('acme', 'openai/prod').__enter__()\n"
+        "out = sys.stdout; print(bytes(lease.value).decode(), out.isatty(), out.encoding, out.fileno(), flush=True)\n"
+        "if os.fork() == 0: print('child', end=' sk-fi'); sys.stdout.close(); sys.stdout.flush(); os._exit(0)\n"
+        "os.wait(); print('end', end=' sk')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, daemon.path], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[redacted] False utf-8 1\nchild sk-fiend sk", "")
 
 
 def test_text_that_is_no_unicode_comes_back_as_it_went() -> None:

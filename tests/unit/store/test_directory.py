@@ -561,3 +561,15 @@ def test_whatever_the_system_refuses_is_a_store_error(vault: DirectoryStore, mon
         with pytest.raises(StoreError, match="input/output error"):
             file.append(b"y")
     file.close()
+
+
+def test_tidy_is_not_stopped_by_what_is_not_ours(tmp_path: Path) -> None:
+    """A directory that somebody named like a file on its way stays; a link goes, and what it leads to stays."""
+    (tmp_path / "kept").write_text("kept")
+    with DirectoryStore(tmp_path / "vault", create=True) as store:
+        (tmp_path / "vault" / ".new.folder").mkdir()
+        (tmp_path / "vault" / ".new.link").symlink_to(tmp_path / "kept")
+        (tmp_path / "vault" / ".new.dangling").symlink_to("nowhere")
+        assert store.tidy() == 2
+    assert os.listdir(tmp_path / "vault" / ".new.folder") == []
+    assert (tmp_path / "kept").read_text() == "kept"

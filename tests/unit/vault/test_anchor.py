@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vaultd.audit.journal import Position
 from vaultd.crypto.memory import Key
 from vaultd.errors import FormatVersion, IntegrityError
-from vaultd.vault.anchor import SLOT_SIZE, Anchor, choose
+from vaultd.vault.anchor import NO_BASE, SLOT_SIZE, Anchor, choose
 
 KEY = Key.copy_of(bytes(range(32)))
 VAULT = b"v" * 16
@@ -33,16 +33,19 @@ def _slots(*anchors: Anchor, key: Key = KEY) -> tuple[bytes, bytes]:
 @given(
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
-    st.integers(0, 2**32 - 1),
+    st.integers(1, 2**32 - 1),
     st.integers(0, 2**64 - 1),
     st.binary(min_size=32, max_size=32),
     st.booleans(),
+    st.integers(0, 2**32),
 )
 def test_an_anchor_comes_back(
-    sequence: int, wall: int, segment: int, offset: int, digest: bytes, pending: bool
+    sequence: int, wall: int, segment: int, offset: int, digest: bytes, pending: bool, first: int
 ) -> None:
     """Whatever is written is what is chosen and verified."""
     anchor = Anchor(VAULT, sequence, wall, Position(segment, offset, 9, digest), digest, 1, digest, pending)
+    if digest != NO_BASE:
+        anchor = replace(anchor, first=first % segment + 1, base=digest)
     found = choose(_slots(anchor))
     assert found.anchor == anchor
     assert found.torn

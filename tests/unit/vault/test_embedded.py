@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import vaultd
+from vaultd.audit.segments import SegmentLimits
 from vaultd.clock import ManualClock
 from vaultd.crypto.kdf import CHEAPEST
 from vaultd.errors import (
@@ -25,6 +26,7 @@ from vaultd.errors import (
     Uninitialised,
     WrongSecret,
 )
+from vaultd.vault import embedded, offline
 from vaultd.vault.embedded import Vault
 from vaultd.vault.given import Source
 
@@ -246,3 +248,20 @@ def test_names_are_checked(path: Path) -> None:
         for name in ("", "../x", "A", "a//b", "a" * 65):
             with pytest.raises(Invalid):
                 acme.put(name, b"v")
+
+
+def test_pruning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments end in one's own process as in the daemon, and go by a checkpoint; it opens and verifies afterwards."""
+    monkeypatch.setattr(embedded, "DEFAULT", SegmentLimits(size=4_000))
+    with opened(path) as vault:
+        acme = vault.create_tenant("acme")
+        for number in range(9):
+            acme.put(f"key/{number}", b"v")
+        signed = vault.checkpoint()
+        assert vault.prune(signed) > 0
+        assert vault.prune(signed) == 0
+        with pytest.raises(IntegrityError):
+            vault.prune("not a checkpoint")
+    assert offline.verify(str(path), checkpoint=signed.encode()).begins > 1
+    with opened(path) as vault:
+        assert len(vault.tenant("acme").secrets()) == 9

@@ -9,6 +9,7 @@ import vaultd.daemon.ops.basics
 import vaultd.daemon.ops.keys
 import vaultd.daemon.ops.leases
 import vaultd.daemon.ops.policies
+import vaultd.daemon.ops.pruning
 import vaultd.daemon.ops.ranges
 import vaultd.daemon.ops.rotation
 import vaultd.daemon.ops.runs

@@ -94,14 +94,21 @@ def _after(call: Call) -> int:
     return int(text)
 
 
-async def _start(call: Call, reading: Reading, uid: bytes, after: int) -> Place:
-    """The place behind record `after`: kept from the page before, else looked for from the trail's beginning."""
+async def _start(call: Call, reading: Reading, uid: bytes, after: int, *, gapless: bool) -> Place:
+    """The place behind record `after`: kept from the page before, else looked for from the trail's beginning.
+
+    Raises:
+        Invalid: what comes next was pruned, and the caller must have it.
+    """
     kept = call.engine.readers.take(uid, after)
     if kept is not None:
         return kept
+    pruned = call.barrier.beginning(uid).seq
+    if gapless and 0 < after < pruned:
+        raise Invalid(f"records up to {pruned} of this trail were pruned", "begin the export anew")
     reader = call.barrier.trail_reader(uid)
     try:
-        if after:
+        if after > pruned:
             await _skip(call, reading, reader, after)
     except BaseException:
         reader.close()
@@ -141,10 +148,11 @@ async def _answer(
             while True:
                 async with reading:
                     call.engine.unsealed()
-                    place = await _start(call, reading, uid, after)
+                    place = await _start(call, reading, uid, after, gapless=header)
                     page = _Page(call, reading, uid, wanted, call.keys.get("limit", 1_000), place, after)
                     if header and not after:
-                        page.lines += export_header(call.barrier.ledger.vault_id, uid)
+                        _, seq, head = call.barrier.beginning(uid)
+                        page.lines += export_header(call.barrier.ledger.vault_id, uid, seq, head)
                     await page.read()
                 left = until - call.engine.loop.time()
                 if page.count or page.more or left <= 0 or call.connection.closed:

@@ -70,7 +70,11 @@ def status(call: Call) -> Pending:
             "pipes": len(engine.streams),
         }
         memory = arena_status()
-        keys["more"] = {"key_memory": {"mapped": memory.mapped, "locked": memory.locked}}
+        reserve = engine.vaults.reserve
+        keys["more"] = {
+            "key_memory": {"mapped": memory.mapped, "locked": memory.locked},
+            "reserve": {"bytes": reserve.size, "held": reserve.held},
+        }
     return Done(keys)
 
 
@@ -100,6 +104,9 @@ def _warnings(call: Call) -> list[str]:
         warnings.append(
             "the configuration as it is now does not hold, the one before is in force: " + engine.live.error
         )
+    reserve = engine.vaults.reserve
+    if engine.vaults.barrier is not None and not reserve.held:
+        warnings.append(f"the {reserve.size} bytes kept in reserve for a full disk are not there: make room")
     warnings += [*engine.surroundings, *engine.notices.values()]
     with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
         warnings += warnings_for(call.connection.peer_process())

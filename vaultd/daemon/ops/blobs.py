@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from vaultd.access.denials import denied
 from vaultd.crypto.stream import check_size
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["announced", "begin_blob", "keep_blob", "storable", "take_chunk"]
 
-_MOST_SECRETS: Final = 16_384
-"""Secrets of a tenant that its own services may make; admins may make more."""
-
 _SAID = ("tenant", "secret", "cas", "description", "rotate_after")
 
 
@@ -36,20 +33,14 @@ def storable(call: Call, *, rotate: bool) -> tuple[bytes, SecretName]:
     Raises:
         NotFound: there is no tenant, or no secret to rotate; told to admins.
         Denied: not allowed, or (for who is no admin) not there.
-        QuotaExceeded: the tenant's own services may not make another secret.
     """
     secret = secret_name(call.keys["secret"])
     uid = call.allowed("rotate" if rotate else "put", call.keys["tenant"], secret)
-    known = call.barrier.tenant(uid).state.secrets
-    if secret in known:
-        return uid, secret
-    if rotate:
+    if rotate and secret not in call.barrier.tenant(uid).state.secrets:
         if call.is_admin:
             raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one")
         call.deny("no such secret", uid, secret=secret)
         raise denied()
-    if not call.is_admin and len(known) >= _MOST_SECRETS:
-        raise QuotaExceeded("the tenant has as many secrets as it may make itself", "delete some")
     return uid, secret
 
 

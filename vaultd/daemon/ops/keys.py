@@ -19,6 +19,7 @@ from vaultd.daemon.ops.rotation import begun, drive, root_receipt
 from vaultd.daemon.ops.table import Done, Stopped, operation, stopping
 from vaultd.errors import Busy, Denied, Invalid, Sealed, Uninitialised, VaultdError, WrongSecret
 from vaultd.names import tenant_name
+from vaultd.vault.owed import Debt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,8 +218,7 @@ def unseal(call: Call) -> Pending | Deferred:
                 call.staged(engine.unsealed().unseal_tenant(tenant, actor=actor))
             elif barrier.sealed:
                 report = barrier.unseal(slot, key, actor=actor)
-                engine.load_services()
-                engine.kept.restore()
+                engine.reopened()
                 keys["recovered"] = dict(report.public())
         except BaseException:
             holder.close()
@@ -285,10 +285,12 @@ def seal(call: Call) -> Pending | Deferred:
             recorded = barrier.seal(actor=actor)
         except VaultdError as error:
             _log.error("sealed, but the last flush failed: %s", error.message)
-            engine.kept.leave_word()
+        if not recorded:
+            engine.owe(Debt(Event("vault.seal", "ok", actor), call.now.wall))
+        engine.owed.close()
         call.recorded = True
         engine.pushes.vault_sealed()
-        deferred.settle(Stopped(recorded=recorded))
+        deferred.settle(Stopped(recorded=recorded, owed=engine.owed))
 
     engine.vaults.when_landed(landed)
     return deferred
@@ -303,6 +305,11 @@ def _seal_tenant(call: Call, name: str) -> Pending:
     ended = engine.book.revoke_tenant(uid, call.now)
     engine.ended(ended, "tenant-sealed", quiet=True)
     receipt = barrier.seal_tenant(uid, actor=call.actor)
+    debt = Debt(Event("tenant.seal", "ok", call.actor), call.now.wall, uid, seals=True)
+    if receipt is None:
+        engine.owe(debt)
+    else:
+        engine.owed.staged(receipt, debt)
     call.recorded = True
     if ended:
         event = call.event(
@@ -311,7 +318,7 @@ def _seal_tenant(call: Call, name: str) -> Pending:
         engine.try_record(event._replace(kind="lease.revoke"), uid, ended=ended.runs)
     engine.forget_grants(uid)
     engine.pushes.tenant_sealed(uid, name)
-    return Stopped(recorded=receipt is not None)
+    return Stopped(recorded=receipt is not None, owed=engine.owed)
 
 
 @operation("slot.add")

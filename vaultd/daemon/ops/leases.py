@@ -241,7 +241,7 @@ def release(call: Call) -> Pending:
     event = call.event(run=lease.run.id, secret=lease.secret, version=lease.version, lease=lease.id)
     recorded = engine.try_record(event, lease.run.tenant)
     call.recorded = True
-    return Stopped(recorded=recorded)
+    return Stopped(recorded=recorded, owed=engine.owed)
 
 
 @operation("lease.list")
@@ -351,4 +351,4 @@ def _revoked(call: Call, ended: Ended, uid: bytes, **facts: Any) -> Pending:
     recorded = engine.try_record(call.event(total=len(ended.leases), **facts), uid, ended=ended.runs)
     call.recorded = True
     engine.ended(ended, "revoked", quiet=True)
-    return Stopped({"revoked": len(ended.leases)}, recorded=recorded)
+    return Stopped({"revoked": len(ended.leases)}, recorded=recorded, owed=engine.owed)

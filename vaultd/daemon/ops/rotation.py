@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.blobs import announced, keep_blob, storable
@@ -14,38 +14,51 @@ from vaultd.daemon.ops.values import value_of
 from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
+    from vaultd.audit.receipt import Receipt
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
-    from vaultd.vault.rotation import Rotated, Slices
+    from vaultd.vault.rotation import Rotated
     from vaultd.vault.secrets import Stored
 
 
-def begun(slices: Slices) -> Slices:
-    """The rotation, its first slice done. Raises what that refuses: another rotation is under way."""
+class Recorded(Protocol):
+    """What slices give in the end: the receipt of their record is part of it."""
+
+    @property
+    def receipt(self) -> Receipt: ...
+
+
+T = TypeVar("T", bound=Recorded)
+
+
+def begun(slices: Generator[None, None, T]) -> Generator[None, None, T]:
+    """The slices, the first one done. Raises what that refuses: another rotation is under way."""
     next(slices)
     return slices
 
 
-def drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending]) -> Deferred:
-    """Run a rotation that has begun slice by slice, others served in between; then answer with `done`."""
+def drive(call: Call, slices: Generator[None, None, T], done: Callable[[T], Pending]) -> Deferred:
+    """Do what has begun slice by slice, others served in between; then answer with `done`."""
     deferred = Deferred()
     begin_task(call, _drive(call, slices, done, deferred))
     return deferred
 
 
-async def _drive(call: Call, slices: Slices, done: Callable[[Rotated], Pending], deferred: Deferred) -> None:
+async def _drive(
+    call: Call, slices: Generator[None, None, T], done: Callable[[T], Pending], deferred: Deferred
+) -> None:
     with answering(call, deferred), closing(slices):
         while True:
             await asyncio.sleep(0)
             try:
                 next(slices)
             except StopIteration as end:
-                rotated: Rotated = end.value
+                recorded: T = end.value
                 break
-        call.staged(rotated.receipt)
-        deferred.settle(done(rotated))
+        call.staged(recorded.receipt)
+        deferred.settle(done(recorded))
 
 
 def _receipt(rotated: Rotated) -> dict[str, Any]:

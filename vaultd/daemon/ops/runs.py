@@ -230,7 +230,7 @@ def close(call: Call) -> Pending:
     event = call.event(run=run.id, total=len(ended.leases))
     recorded = engine.try_record(event, run.tenant, ended=ended.runs)
     call.recorded = True
-    return Stopped({"revoked": len(ended.leases)}, recorded=recorded)
+    return Stopped({"revoked": len(ended.leases)}, recorded=recorded, owed=engine.owed)
 
 
 @operation("run.list")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultd.daemon.call import Call
+    from vaultd.daemon.owed import Owed
 
 __all__ = ["TABLE", "Done", "Operation", "Refused", "Stopped", "operation", "stopping"]
 
@@ -51,16 +52,20 @@ class Done:
 class Stopped:
     """Harm was stopped, in memory, at once: that is answered even when it could not be recorded."""
 
-    __slots__ = ("_keys", "_recorded")
+    __slots__ = ("_kept", "_keys", "_owed", "_recorded")
     descriptor: Final = False
 
-    def __init__(self, keys: dict[str, Any] | None = None, *, recorded: bool) -> None:
+    def __init__(self, keys: dict[str, Any] | None = None, *, recorded: bool, owed: Owed) -> None:
+        self._owed = owed
+        self._kept = recorded or owed.last
         self._keys = keys if keys is not None else {}
         self._recorded = recorded
 
     def complete(self, error: VaultdError | None) -> Answer:
-        """The answer, and whether the record of it is durable."""
-        return Answer({**self._keys, "recorded": self._recorded and error is None})
+        """The answer, and whether the record of it is durable; if not, whether it is kept for the next opening."""
+        if self._recorded and error is None:
+            return Answer({**self._keys, "recorded": True})
+        return Answer({**self._keys, "recorded": False, "owed": self._kept and (self._owed.kept or not self._recorded)})
 
 
 class Refused:
