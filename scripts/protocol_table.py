@@ -34,6 +34,7 @@ NAMED = {
     "description": fields.DESCRIPTION,
     "text": fields.TEXT,
     "path": fields.PATH,
+    "size": fields.SIZE,
     "map": fields.ANY_MAP,
     "items": fields.ITEMS,
 }

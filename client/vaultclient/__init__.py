@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from vaultclient import errors
     from vaultclient._async import AsyncClient
+    from vaultclient._async_files import AsyncValueFile
     from vaultclient._async_leases import AsyncLease, AsyncRun
     from vaultclient._calls import Answer
     from vaultclient._client import Client
+    from vaultclient._files import ValueFile, ValueStream
     from vaultclient._leases import Lease
     from vaultclient._runs import Run
     from vaultclient.errors import VaultError
@@ -30,12 +32,15 @@ __all__ = [
     "AsyncClient",
     "AsyncLease",
     "AsyncRun",
+    "AsyncValueFile",
     "Client",
     "Lease",
     "RedactingFilter",
     "RedactingFormatter",
     "RedactingStream",
     "Run",
+    "ValueFile",
+    "ValueStream",
     "VaultError",
     "errors",
 ]
@@ -45,12 +50,15 @@ _HOMES: Final = {
     "AsyncClient": "vaultclient._async",
     "AsyncLease": "vaultclient._async_leases",
     "AsyncRun": "vaultclient._async_leases",
+    "AsyncValueFile": "vaultclient._async_files",
     "Client": "vaultclient._client",
     "Lease": "vaultclient._leases",
     "RedactingFilter": "vaultclient.redaction",
     "RedactingFormatter": "vaultclient.redaction",
     "RedactingStream": "vaultclient.redaction",
     "Run": "vaultclient._runs",
+    "ValueFile": "vaultclient._files",
+    "ValueStream": "vaultclient._files",
     "VaultError": "vaultclient.errors",
 }
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vaultclient._address import decode_token, find_socket, find_token
+from vaultclient._async_files import AsyncValueFile, send_file
 from vaultclient._async_leases import AsyncLease, AsyncRun
 from vaultclient._async_transport import AsyncChannel
 from vaultclient._calls import Answer, keys_of, run_keys, upload_steps
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
+    from vaultclient._sources import Readable
     from vaultd.protocol import Push
 
 __all__ = ["AsyncClient"]
@@ -118,11 +120,66 @@ class AsyncClient:
         """Reveal a value as admin; see `Client.get`."""
         return await self.call("secret.get", keys_of(tenant=tenant, secret=secret, version=version))
 
+    async def put_file(
+        self,
+        tenant: str,
+        secret: str,
+        file: str | os.PathLike[str] | Readable,
+        *,
+        cas: int | None = None,
+        description: str | None = None,
+        rotate_after: int | None = None,
+        sparse: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> int:
+        """Store a file of any size; see `Client.put_file`. It is read, and `progress` called, in another thread."""
+        keys = keys_of(tenant=tenant, secret=secret, cas=cas, description=description, rotate_after=rotate_after)
+        return await self._send_file("secret.put", keys, file, progress, sparse=sparse)
+
+    async def rotate_file(
+        self,
+        tenant: str,
+        secret: str,
+        file: str | os.PathLike[str] | Readable,
+        *,
+        sparse: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> int:
+        """Give an existing secret a file as its new value; see `put_file` and `rotate_secret`."""
+        return await self._send_file(
+            "rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress, sparse=sparse
+        )
+
+    async def open(self, tenant: str, secret: str, *, version: int | None = None) -> AsyncValueFile:
+        """A value of any size, read by ranges, as admin; see `Client.open`."""
+        keys = keys_of(tenant=tenant, secret=secret, version=version)
+        with await self.call("secret.get", {**keys, "offset": 0, "length": 0}) as answer:
+            keys["version"], size = answer["version"], answer.length
+        return AsyncValueFile(
+            lambda offset, length: self.call("secret.get", {**keys, "offset": offset, "length": length}), size
+        )
+
+    async def _send_file(
+        self,
+        op: str,
+        keys: dict[str, Any],
+        file: Any,
+        progress: Callable[[int, int | None], object] | None,
+        *,
+        sparse: bool,
+    ) -> int:
+        # Over a connection of its own: what the daemon has not written yet holds up what comes behind it.
+        channel = self._new_channel(lambda _push: None, lambda _error: None)
+        try:
+            return int((await send_file(channel, file, op, keys, progress, self._token, sparse=sparse))["version"])
+        finally:
+            channel.close()
+
     async def _send_value(self, op: str, keys: dict[str, Any], value: Value) -> Answer:
         if len(value) <= MAX_TAIL:
             return await self.call(op, keys, value)
         async with self._uploading:  # a connection has one upload at a time
-            for step, step_keys, chunk in upload_steps(value):
+            for step, step_keys, chunk in upload_steps(value, op, keys):
                 await self.call(step, step_keys, chunk)
             return await self.call(op, {**keys, "upload": True})
 

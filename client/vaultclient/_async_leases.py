@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from vaultclient._async_files import AsyncValueFile
 from vaultclient._calls import keys_of, run_keys
 from vaultclient._keeper import renewal_ended
 from vaultclient._leases import HeldValue
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vaultclient._async import AsyncClient
+    from vaultclient._calls import Answer
 
 __all__ = ["AsyncLease", "AsyncRun"]
 
@@ -43,6 +45,18 @@ class AsyncLease(HeldValue):
         self._hold(await self._client.call("lease.acquire", self._request, run=self._run))
         self._generation = self._client._channel.generation
         return self
+
+    async def open(self) -> AsyncValueFile:
+        """The value, of any size, read by ranges while the lease lasts; see `Lease.open`."""
+        with self._guard:
+            self._must_hold()
+        return AsyncValueFile(self._range, self.size or 0)
+
+    async def _range(self, offset: int, length: int) -> Answer:
+        with self._guard:
+            self._must_hold()
+        keys = {"lease": self.id, "offset": offset, "length": length}
+        return await self._client.call("lease.read", keys, run=self._run)
 
     async def renew(self, ttl: int | None = None) -> int:
         """Move the lease's end; see `Lease.renew`."""

@@ -240,12 +240,12 @@ class AsyncChannel:
                 future.set_exception(_Refused(error_of(reply)))
             return
         descriptor = None
-        if reply.memfd:
+        if reply.descriptor:
             descriptor = self._descriptors.take()
             self._ask("ack", {"of": reply.id}, None, b"", None)
         elif not self._connection.decoder.buffered:
             self._descriptors.expect_none()
-        answer = Answer(reply.keys, reply.tail, descriptor)
+        answer = Answer(reply.keys, reply.tail, descriptor, pipe=reply.pipe)
         if future.done():  # nobody waits any more: cancelled, or too late
             answer.close()
         else:

@@ -6,10 +6,10 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultclient.errors import VaultError, from_code
-from vaultd.protocol import MAX_TAIL, Reply, wipe
+from vaultd.protocol import MAX_TAIL, MAX_VALUE, Reply, wipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = ["REPEATABLE", "RETRIED_CODES", "Answer", "error_of", "keys_of", "upload_steps"]
@@ -29,6 +29,7 @@ REPEATABLE: Final = frozenset(
         "run.claim",
         "run.list",
         "lease.acquire",
+        "lease.read",
         "lease.renew",
         "lease.release",
         "lease.list",
@@ -52,14 +53,21 @@ class Answer:
         keys: the reply's keys, as `PROTOCOL.md` lists them for the operation.
         tail: the value or text that followed, in a buffer to wipe.
         fd: a received descriptor, or None; the answer's until `take_fd`.
+        pipe: whether the descriptor is a pipe's; else it is a sealed memory file's.
     """
 
-    __slots__ = ("fd", "keys", "tail")
+    __slots__ = ("fd", "keys", "pipe", "tail")
 
-    def __init__(self, keys: dict[str, Any], tail: bytearray, fd: int | None = None) -> None:
+    def __init__(self, keys: dict[str, Any], tail: bytearray, fd: int | None = None, *, pipe: bool = False) -> None:
         self.keys = keys
         self.tail = tail
         self.fd = fd
+        self.pipe = pipe
+
+    @property
+    def length(self) -> int:
+        """Bytes of the whole value."""
+        return int(self.keys.get("size", len(self.tail) if self.fd is None else os.fstat(self.fd).st_size))
 
     def __getitem__(self, key: str) -> Any:
         return self.keys[key]
@@ -122,9 +130,14 @@ def run_keys(
     return {**keys, "scope": list(scope)}
 
 
-def upload_steps(value: bytes | bytearray | memoryview) -> Iterator[tuple[str, dict[str, Any], memoryview]]:
-    """The requests, in order, that bring a value too long for one tail to the daemon."""
+def upload_steps(
+    value: bytes | bytearray | memoryview, op: str, keys: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], memoryview]]:
+    """The requests, in order, that bring a value too long for one tail to the daemon; `op` with `keys` then uses it."""
     view = memoryview(value)
-    yield "value.begin", {"size": len(view)}, view[:0]
+    target: dict[str, Any] = {}
+    if len(view) > MAX_VALUE:
+        target = {**keys, "rotate": True} if op == "rotate.secret" else {**keys}
+    yield "value.begin", {"size": len(view), **target}, view[:0]
     for offset in range(0, len(view), MAX_TAIL):
         yield "value.chunk", {"offset": offset}, view[offset : offset + MAX_TAIL]

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from vaultclient._address import decode_token, find_socket, find_token
 from vaultclient._calls import Answer, keys_of, run_keys, upload_steps
+from vaultclient._files import ValueFile
 from vaultclient._keeper import Keeper
 from vaultclient._leases import Lease
 from vaultclient._runs import Run
+from vaultclient._sources import Source
 from vaultclient._transport import Channel
+from vaultclient._uploads import send_source
 from vaultd.protocol import MAX_TAIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from vaultclient._sources import Readable
     from vaultd.protocol import Push
 
 __all__ = ["Client"]
@@ -123,11 +127,78 @@ class Client:
         """Reveal a value as admin: keys `version` and `state`, the value as `tail` or `fd`. Wipe it: `with … as`."""
         return self.call("secret.get", keys_of(tenant=tenant, secret=secret, version=version))
 
+    def put_file(
+        self,
+        tenant: str,
+        secret: str,
+        file: str | os.PathLike[str] | Readable,
+        *,
+        cas: int | None = None,
+        description: str | None = None,
+        rotate_after: int | None = None,
+        sparse: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> int:
+        """Store a file of any size as a new version, in constant memory; returns its number.
+
+        Args:
+            tenant, secret, cas, description, rotate_after: as `put`.
+            file: a path, or a file object opened for reading bytes. A regular file must stay as it is until it was
+                read.
+            sparse: take a file's holes for the zeros that they read as.
+            progress: called with the bytes that were sent, and how many there are (None: not known).
+
+        Raises:
+            Conflict: the file grew, shrank or was written to while it was read; or `cas` names another version.
+            Invalid: the file is empty, has holes, or is none.
+            VaultError: refused, or `io`: it cannot be read. Whatever is raised, nothing was stored.
+        """
+        keys = keys_of(tenant=tenant, secret=secret, cas=cas, description=description, rotate_after=rotate_after)
+        return self._send_file("secret.put", keys, file, progress, sparse=sparse)
+
+    def rotate_file(
+        self,
+        tenant: str,
+        secret: str,
+        file: str | os.PathLike[str] | Readable,
+        *,
+        sparse: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> int:
+        """Give an existing secret a file as its new value; see `put_file` and `rotate_secret`."""
+        return self._send_file("rotate.secret", keys_of(tenant=tenant, secret=secret), file, progress, sparse=sparse)
+
+    def open(self, tenant: str, secret: str, *, version: int | None = None) -> ValueFile:
+        """A value of any size as a read-only, seekable file, read by ranges, as admin; to be closed."""
+        keys = keys_of(tenant=tenant, secret=secret, version=version)
+        with self.call("secret.get", {**keys, "offset": 0, "length": 0}) as answer:
+            keys["version"], size = answer["version"], answer.length  # of what is current now, whatever comes
+        return ValueFile(
+            lambda offset, length: self.call("secret.get", {**keys, "offset": offset, "length": length}), size
+        )
+
+    def _send_file(
+        self,
+        op: str,
+        keys: dict[str, Any],
+        file: Any,
+        progress: Callable[[int, int | None], object] | None,
+        *,
+        sparse: bool,
+    ) -> int:
+        # Over a connection of its own: what the daemon has not written yet holds up what comes behind it.
+        channel = Channel(self.socket_path, timeout=self._timeout, retry_for=self._channel.retry_for)
+        try:
+            with Source(file, sparse=sparse) as source:
+                return int(send_source(channel, source, op, keys, progress, self._token)["version"])
+        finally:
+            channel.close()  # gives up what is unfinished
+
     def _send_value(self, op: str, keys: dict[str, Any], value: Value) -> Answer:
         if len(value) <= MAX_TAIL:
             return self.call(op, keys, value)
         with self._channel.held():  # an upload belongs to its connection, and nobody's may come between
-            for step, step_keys, chunk in upload_steps(value):
+            for step, step_keys, chunk in upload_steps(value, op, keys):
                 self.call(step, step_keys, chunk)
             return self.call(op, {**keys, "upload": True})
 

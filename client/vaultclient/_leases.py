@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vaultclient import _live
 from vaultclient._calls import keys_of
+from vaultclient._files import ValueFile, ValueStream
 from vaultclient._memory import read_descriptor, sealed_memfd
-from vaultclient.errors import Denied, LeaseEnded, TimedOut, Unavailable
+from vaultclient.errors import Denied, Invalid, LeaseEnded, TimedOut, Unavailable
 from vaultd.protocol import wipe
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class HeldValue:
         id: the lease's public id (`lease_…`); None before it is acquired.
         tenant, secret, version: what it is a right to; the version is None before it is acquired.
         expires_in: seconds from the last acquisition or renewal to the lease's end.
+        size: bytes of the value; None before it is acquired.
         ended: why it is over, or "" while it is not (or not acquired yet).
     """
 
@@ -47,12 +49,14 @@ class HeldValue:
         self.run_id: str | None = None
         self.version: int | None = None
         self.expires_in = 0
+        self.size: int | None = None
         self.ended = ""
         self.on_revoked = on_revoked
         self._run = run
         self._request = keys_of(tenant=tenant, secret=secret, **request)
         self._value: bytearray | None = None
         self._fd: int | None = None
+        self._file = False
         self._generation = 0  # the connection that last vouched for it; see the keeper
         self._guard = threading.Lock()  # the background renewal may end a lease while its holder reads it
 
@@ -67,11 +71,13 @@ class HeldValue:
 
         Raises:
             LeaseEnded: the lease is not held (any more).
+            Invalid: the value is too long to be held: `open` reads it.
         """
         with self._guard:
             self._must_hold()
+            self._must_be_here()
             if self._value is None and self._fd is not None:
-                self._value = read_descriptor(self._fd)
+                self._value = read_descriptor(self._fd, self.size)
             return memoryview(self._value or b"").toreadonly()
 
     def fd(self) -> int:
@@ -81,9 +87,11 @@ class HeldValue:
 
         Raises:
             LeaseEnded: the lease is not held (any more).
+            Invalid: the value is too long for a memory file: `open` or `stream` reads it.
         """
         with self._guard:
             self._must_hold()
+            self._must_be_here()
             if self._fd is None:
                 self._fd = sealed_memfd("vaultd-lease", self._value or b"")
             return self._fd
@@ -94,8 +102,17 @@ class HeldValue:
         if self.id is None:
             raise LeaseEnded(f"the lease of {self.secret} is not acquired yet", "use it as a context manager")
 
+    def _must_be_here(self) -> None:
+        if self._fd is None and self._value is None:
+            raise Invalid(
+                f"the value of {self.secret} has {self.size} bytes, more than is handed out at once",
+                "open() reads any part of it, stream() all of it in order",
+            )
+
     def _hold(self, answer: Answer) -> None:
         with self._guard:
+            self.size = answer.length
+            self._file = "size" in answer.keys
             self.id = answer["lease"]
             self.run_id = answer.get("run")
             self.version = answer["version"]
@@ -103,7 +120,7 @@ class HeldValue:
             self.ended = ""
             self._value = None
             self._fd = answer.take_fd()
-            if self._fd is None:
+            if self._fd is None and len(answer.tail) == self.size:
                 self._value, answer.tail = answer.tail, bytearray()
         _live.began(self)
 
@@ -133,9 +150,10 @@ class HeldValue:
         return first
 
     def _copy(self) -> bytearray | None:
-        """The value in a buffer of the caller's, to be wiped; None when the lease is not held (any more)."""
+        """The value in a buffer of the caller's, to be wiped; None when the lease is not held (any more), and of files:
+        nobody prints those by accident, and every line would have to be held against all of their bytes."""
         with self._guard:
-            if not self.active:
+            if not self.active or self._file:
                 return None
             if self._value is None and self._fd is not None:
                 return read_descriptor(self._fd)
@@ -173,6 +191,35 @@ class Lease(HeldValue):
         """
         self._hold(self._client.call("lease.acquire", self._request, run=self._run))
         return self
+
+    def open(self) -> ValueFile:
+        """The value, of any size, as a read-only, seekable file, read by ranges while the lease lasts; to be closed.
+
+        Raises:
+            LeaseEnded: the lease is not held (any more).
+        """
+        with self._guard:
+            self._must_hold()
+        return ValueFile(self._range, self.size or 0)
+
+    def stream(self) -> ValueStream:
+        """The value, of any size, as a file that is read once, in order; to be closed. What is copied whole comes
+        fastest so; a stream that breaks off raises.
+
+        Raises:
+            LeaseEnded: the lease is not held (any more).
+            VaultError: it was refused.
+        """
+        with self._guard:
+            self._must_hold()
+        keys = {"lease": self.id, "offset": 0, "pipe": True}
+        answer = self._client.call("lease.read", keys, run=self._run)
+        return ValueStream(answer, answer.length, lambda at: self._range(at, 1).close())
+
+    def _range(self, offset: int, length: int) -> Answer:
+        with self._guard:
+            self._must_hold()
+        return self._client.call("lease.read", {"lease": self.id, "offset": offset, "length": length}, run=self._run)
 
     def renew(self, ttl: int | None = None) -> int:
         """Move the lease's end to now + `ttl` seconds; returns the seconds that were given.

@@ -9,7 +9,7 @@ from typing import Final
 from vaultclient.errors import ProtocolError, Unavailable
 from vaultd.protocol import MAX_VALUE
 
-__all__ = ["read_descriptor", "sealed_memfd"]
+__all__ = ["check_sealed", "read_descriptor", "read_into", "sealed_memfd"]
 
 MFD_NOEXEC_SEAL: Final = 0x0008  # Linux 6.3; without it a memfd may be made executable
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -37,24 +37,48 @@ def sealed_memfd(name: str, value: bytes | bytearray | memoryview) -> int:
     return descriptor
 
 
-def read_descriptor(descriptor: int) -> bytearray:
+def read_descriptor(descriptor: int, announced: int | None = None) -> bytearray:
     """The value in a received memory file, in a buffer to wipe; the descriptor's position stays.
+
+    Args:
+        descriptor: the memory file.
+        announced: bytes that it must have; None: as many as a value that is kept with its record may.
 
     Raises:
         ProtocolError: it is not a sealed memory file of a value's size.
     """
+    size = os.fstat(descriptor).st_size
+    if size != announced if announced is not None else not 1 <= size <= MAX_VALUE:
+        raise _unsealed()
+    value = bytearray(size)
+    read_into(descriptor, memoryview(value))
+    return value
+
+
+def read_into(descriptor: int, view: memoryview) -> int:
+    """Fill `view` from the beginning of a received memory file; how many bytes there were. Raises `ProtocolError`."""
+    size = check_sealed(descriptor)
+    if size > len(view):
+        raise _unsealed()
+    done = 0
+    while done < size:
+        count = os.preadv(descriptor, [view[done:size]], done)
+        if count == 0:
+            raise Unavailable("the descriptor that came ends early")
+        done += count
+    return size
+
+
+def check_sealed(descriptor: int) -> int:
+    """The size of a received memory file that nobody can change any more. Raises `ProtocolError` when it is none."""
     try:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError:
         seals = 0
-    size = os.fstat(descriptor).st_size
-    if seals & _NEEDED != _NEEDED or not 1 <= size <= MAX_VALUE:
-        raise ProtocolError("the descriptor that came is not a sealed value", "is this daemon of the same version?")
-    value = bytearray(size)
-    view, done = memoryview(value), 0
-    while done < size:
-        count = os.preadv(descriptor, [view[done:]], done)
-        if count == 0:
-            raise Unavailable("the descriptor that came ends early")
-        done += count
-    return value
+    if seals & _NEEDED != _NEEDED:
+        raise _unsealed()
+    return os.fstat(descriptor).st_size
+
+
+def _unsealed() -> ProtocolError:
+    return ProtocolError("the descriptor that came is not a sealed value", "is this daemon of the same version?")

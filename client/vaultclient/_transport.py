@@ -82,7 +82,7 @@ class Descriptors:
             raise ProtocolError("the daemon sent more descriptors than were asked for")
 
     def take(self) -> int:
-        """The descriptor that belongs to a reply with `memfd`.
+        """The descriptor that belongs to a reply with `memfd` or `pipe`.
 
         Raises:
             Unavailable: the kernel dropped it on the way.
@@ -269,7 +269,7 @@ class Channel:
                     self.close()
                 refusal = error_of(reply)
                 return refusal, refusal.code in RETRIED_CODES  # a refusal did nothing: any request may be repeated
-            return Answer(reply.keys, reply.tail, self._take_descriptor(reply, until))
+            return Answer(reply.keys, reply.tail, self._take_descriptor(reply, until), pipe=reply.pipe)
         except TimeoutError:
             raise self._timed_out(limit) from None
         except OSError as error:
@@ -372,7 +372,7 @@ class Channel:
         self._connection.buffer_updated(count)
 
     def _take_descriptor(self, reply: Reply, until: float) -> int | None:
-        if not reply.memfd:
+        if not reply.descriptor:
             if not self._connection.decoder.buffered:
                 self._descriptors.expect_none()
             return None

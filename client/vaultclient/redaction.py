@@ -39,7 +39,7 @@ class RedactingFilter(logging.Filter):
     """Redacts each record that passes: message, traceback, stack, and what `extra` put into it. Drops none.
 
     Add it to handlers: a logger's filters do not see what its child loggers log. Records are changed in place, so
-    handlers that come later see them redacted too.
+    handlers that come later see them redacted too. Leased files (over 1 MiB) are not looked for.
     """
 
     def __init__(self) -> None:

@@ -128,6 +128,7 @@ def test_every_operation_is_recorded(quiet: World) -> None:
         token = ask(agent, "run.open", {"tenant": "acme", "scope": ["openai/*"]}).header["token"]
         lease = ask(agent, "lease.acquire", {"secret": "openai/prod"}, run=token).header["lease"]
         ask(agent, "lease.renew", {"lease": lease}, run=token)
+        ask(agent, "lease.read", {"lease": lease, "offset": 1, "length": 2}, run=token)
         ask(agent, "run.claim", {}, run=token)
         ask(agent, "lease.list", {}, run=token)
         ask(agent, "lease.release", {"lease": lease}, run=token)
@@ -155,6 +156,7 @@ def test_every_refusal_is_recorded(quiet: World) -> None:
         for op, keys in (
             ("lease.acquire", PROD),
             ("lease.renew", {"lease": "x"}),
+            ("lease.read", {"lease": "x", "offset": 0}),
             ("lease.release", {"lease": "x"}),
             ("run.open", {"tenant": "acme", "scope": ["**"]}),
             ("run.claim", {}),

@@ -154,13 +154,14 @@ def test_empty_values(world: World, raw: Raw, unchanged: None) -> None:
 
 
 def test_values_over_the_limit(world: World, raw: Raw, unchanged: None) -> None:
-    """One byte over 1 MiB is refused before any of it is taken, and so is a tail that is too long."""
+    """Over 1 MiB a target must be named, and what no tenant may keep is refused before any of it is taken."""
     _refused(raw.call("value.begin", {"size": MIB + 1}), "invalid", "1 MiB")
     _refused(raw.call("value.begin", {"size": 2**32 - 1}), "invalid", "1 MiB")
     _refused(raw.call("value.chunk", {"offset": 0}, b"x"), "invalid")
-    with pytest.raises(VaultError) as caught:
-        world.admin.put("acme", "openai/prod", bytes(MIB + 1))
-    assert caught.value.code == "invalid"
+    for size, code in ((2**63 - 1, "invalid"), (1 << 40, "quota")):
+        with pytest.raises(VaultError) as caught:
+            world.admin.call("value.begin", {"size": size, "tenant": "acme", "secret": "openai/prod"})
+        assert caught.value.code == code
     _refused(raw.call("secret.put", {"tenant": "acme", "secret": "openai/prod"}, bytes(49_153)), "protocol")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vaultd.crypto import primitives
+from vaultd.crypto.ciphers import Algorithm
 from vaultd.crypto.memory import Key, SecretBytes
 from vaultd.errors import IntegrityError, Internal
 
@@ -78,3 +79,62 @@ def test_x25519(wycheproof: Any) -> None:
                 seen[test["result"]] += 1
     assert seen == {"valid": 264, "acceptable": 223, "refused": 31}
     assert seen.total() == 518
+
+
+def test_aegis_256(wycheproof: Any) -> None:
+    """All 472 agree, both ways.
+
+    They have the tag of 128 bits, which is the two halves of ours of 256 bits, one upon the other; so a changed tag is
+    tried in the form that ours would have.
+    """
+    cipher = Algorithm.AEGIS_256
+    seen: Counter[str] = Counter()
+    for group in wycheproof("aegis256_test.json"):
+        for test in group["tests"]:
+            key, nonce, aad, plaintext, ciphertext, tag = (
+                bytes.fromhex(test[name]) for name in ("key", "iv", "aad", "msg", "ct", "tag")
+            )
+            out = bytearray(len(plaintext) + cipher.tag)
+            assert cipher.seal_into(out, Key.copy_of(key), nonce, aad, plaintext) == len(out)
+            ours, half = bytes(out), cipher.tag // 2
+            short = bytes(a ^ b for a, b in zip(ours[-2 * half : -half], ours[-half:], strict=True))
+            seen[test["result"]] += 1
+            opened = bytearray(len(plaintext))
+            if test["result"] == "valid":
+                assert (ours[: -2 * half], short) == (ciphertext, tag)
+                assert cipher.open_into(opened, Key.copy_of(key), nonce, aad, ours) == len(plaintext)
+                assert opened == plaintext
+            else:
+                assert (ours[: -2 * half], short) != (ciphertext, tag)
+                delta = bytes(a ^ b for a, b in zip(short, tag, strict=True))
+                changed = bytes(a ^ b for a, b in zip(ours[-2 * half : -half], delta, strict=True)) + ours[-half:]
+                with pytest.raises(IntegrityError):
+                    cipher.open_into(opened, Key.copy_of(key), nonce, aad, ciphertext + changed)
+                assert not any(opened)
+    assert seen == {"valid": 360, "invalid": 112}
+    assert seen.total() == 472
+
+
+def test_streams_xchacha20_poly1305_is_the_same(wycheproof: Any) -> None:
+    """What seals chunks with XChaCha20-Poly1305 agrees with all 306 vectors of its nonce's size as well."""
+    cipher = Algorithm.XCHACHA20_POLY1305
+    seen: Counter[str] = Counter()
+    for group in wycheproof("xchacha20_poly1305_test.json"):
+        for test in group["tests"]:
+            key, nonce, aad, plaintext, ciphertext, tag = (
+                bytes.fromhex(test[name]) for name in ("key", "iv", "aad", "msg", "ct", "tag")
+            )
+            opened = bytearray(len(ciphertext))
+            if len(nonce) != cipher.nonce:
+                continue
+            seen[test["result"]] += 1
+            if test["result"] == "valid":
+                out = bytearray(len(plaintext) + cipher.tag)
+                cipher.seal_into(out, Key.copy_of(key), nonce, aad, plaintext)
+                assert out == ciphertext + tag
+                cipher.open_into(opened, Key.copy_of(key), nonce, aad, out)
+                assert opened == plaintext
+            else:
+                with pytest.raises(IntegrityError):
+                    cipher.open_into(opened, Key.copy_of(key), nonce, aad, ciphertext + tag)
+    assert seen == {"valid": 246, "invalid": 60}

@@ -19,6 +19,7 @@ __all__ = [
     "SLOT_CHECKSUM",
     "SLOT_MARK",
     "SLOT_PAIR",
+    "STREAM",
     "WRAP",
 ]
 
@@ -46,3 +47,5 @@ SLOT_CHECKSUM: Final = b"vaultd.slot.sum"
 """The unkeyed checksum that tells a damaged slot from a wrong secret."""
 KEY_FILE: Final = b"vaultd.keyfile"
 """A key file's content to its slot key."""
+STREAM: Final = b"vaultd.stream"
+"""A blob's data key to the key of its stream."""

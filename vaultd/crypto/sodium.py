@@ -29,6 +29,8 @@ else:
     Pointer = Any
 
 __all__ = [
+    "AEGIS_NONCE",
+    "AEGIS_TAG",
     "ED25519_PUBLIC",
     "ED25519_SECRET",
     "ED25519_SIGNATURE",
@@ -41,9 +43,12 @@ __all__ = [
     "Pointer",
     "aead_decrypt",
     "aead_encrypt",
+    "aegis_decrypt",
+    "aegis_encrypt",
     "blake2b",
     "copy",
     "from_buffer",
+    "has_aes",
     "memcmp",
     "memory",
     "memzero",
@@ -63,6 +68,10 @@ NONCE: Final = 24
 """Bytes of an XChaCha20-Poly1305-IETF nonce (draft-irtf-cfrg-xchacha-03)."""
 TAG: Final = 16
 """Bytes of a Poly1305 tag (RFC 8439)."""
+AEGIS_NONCE: Final = 32
+"""Bytes of an AEGIS-256 nonce (draft-irtf-cfrg-aegis-aead)."""
+AEGIS_TAG: Final = 32
+"""Bytes of the longer of AEGIS-256's two tags, the only one libsodium makes."""
 SALT: Final = 16
 """Bytes of BLAKE2b's salt parameter (RFC 7693, section 2.5)."""
 PERSON: Final = 16
@@ -97,6 +106,12 @@ def memory(pointer: Pointer) -> memoryview:
     return memoryview(_buffer(pointer))
 
 
+def has_aes() -> bool:
+    """Whether libsodium found AES instructions in this processor: it offers AES-256-GCM only then, and by them runs
+    AEGIS as well."""
+    return bool(_lib.crypto_aead_aes256gcm_is_available())
+
+
 def new_size() -> Any:
     """A place for an `unsigned long long` that a call writes a length to."""
     return _new("unsigned long long *")
@@ -116,6 +131,19 @@ aead_decrypt: Final[
 ] = _lib.crypto_aead_xchacha20poly1305_ietf_decrypt
 """(out plaintext, out length or NULL, NULL, ciphertext and tag, their length, aad, its length, nonce, key) -> 0, or -1
 with the output zeroed."""
+
+aegis_encrypt: Final[
+    Callable[
+        [Pointer, Pointer, Pointer | bytes, int, Pointer | bytes, int, Pointer, Pointer | bytes, Pointer | bytes], int
+    ]
+] = _lib.crypto_aead_aegis256_encrypt
+"""As `aead_encrypt`. Without AES instructions libsodium runs it in portable code: slowly, with the same result."""
+aegis_decrypt: Final[
+    Callable[
+        [Pointer, Pointer, Pointer, Pointer | bytes, int, Pointer | bytes, int, Pointer | bytes, Pointer | bytes], int
+    ]
+] = _lib.crypto_aead_aegis256_decrypt
+"""As `aead_decrypt`."""
 
 blake2b: Final[
     Callable[
@@ -147,6 +175,9 @@ if (
     _lib.crypto_aead_xchacha20poly1305_ietf_keybytes() != KEY
     or _lib.crypto_aead_xchacha20poly1305_ietf_npubbytes() != NONCE
     or _lib.crypto_aead_xchacha20poly1305_ietf_abytes() != TAG
+    or _lib.crypto_aead_aegis256_keybytes() != KEY
+    or _lib.crypto_aead_aegis256_npubbytes() != AEGIS_NONCE
+    or _lib.crypto_aead_aegis256_abytes() != AEGIS_TAG
     or _lib.crypto_generichash_blake2b_personalbytes() != PERSON
     or _lib.crypto_generichash_blake2b_saltbytes() != SALT
     or _lib.crypto_scalarmult_bytes() != KEY

@@ -77,6 +77,12 @@ class Call:
 
     # -- who asks
 
+    def look_again(self) -> None:
+        """Decide from here on as of now: time has passed since the request came."""
+        self.now = self.engine.now()
+        self._ticket = False
+        self._service = None
+
     @property
     def facts(self) -> Any:
         """The peer, as the kernel described it when it connected."""
@@ -272,6 +278,8 @@ class Call:
             # For an admin, the name may be what went wrong.
             with suppress(Invalid):
                 trail = self.engine.find_tenant(tenant_name(tenant))
+        if trail is not None and not self.engine.has_trail(trail):
+            trail = None  # the tenant, or every key, went while this request waited for something
         if self.engine.refusals.admit(self, trail):
             facts: dict[str, Any] = {}
             if type(tenant) is str and trail is None:

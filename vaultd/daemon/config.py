@@ -57,6 +57,20 @@ class Limits:
     secrets_per_tenant: int = _limit(16_384, 1, 10_000_000)
     bytes_per_tenant: int = _limit(1 << 30, 1, 1 << 50)
     """Of sealed values, over all versions that are kept."""
+    memfd_bytes: int = _limit(4 << 20, 1 << 20, 1 << 30)
+    """The longest value or range that goes as a memory file. Its pages are the daemon's until its receiver lets go."""
+    uploads_per_uid: int = _limit(8, 1, 10_000)
+    """Unfinished uploads of blobs."""
+    uploads: int = _limit(64, 1, 100_000)
+    """The same, in all."""
+    upload_seconds: int = _limit(600, 1, 86_400)
+    """How long an upload of a blob may stand still."""
+    streams_per_uid: int = _limit(32, 1, 10_000)
+    """Pipes under way."""
+    streams: int = _limit(128, 1, 100_000)
+    """The same, in all."""
+    stream_seconds: int = _limit(300, 1, 86_400)
+    """How long a pipe may be left unread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,8 @@ class Connection:
         """Boot time (ns) at which the frame that is now incomplete began."""
         self.stalled_since: int | None = None
         """Boot time (ns) since which the peer has left something unread or unacknowledged."""
+        self.on_hold = False
+        """Whether the next request waits for something slow: what comes meanwhile stays in the kernel's buffer."""
         self.watch: Watch | None = None
         """Watches the process that connected; set right after attestation."""
         self._socket = sock
@@ -142,6 +144,8 @@ class Connection:
         Nothing is taken while the peer leaves answers unread. While it merely owes an `ack`, requests are taken up to
         the protocol's limit: the `ack` comes behind what was sent before it, and everything taken may wait for it.
         """
+        if self.on_hold:
+            return False
         limit = self._most_in_flight if self.wire.unacknowledged is None else MAX_OUTSTANDING
         return not self._output and not self._ending and self._has_frame and self.wire.outstanding < limit
 
@@ -234,6 +238,16 @@ class Connection:
             self._resume()
         return False
 
+    def hold(self) -> None:
+        """Take no further request until `go_on`: one that was taken is slow, and what follows it would gather here."""
+        self.on_hold = True
+
+    def go_on(self) -> None:
+        """Take requests again."""
+        self.on_hold = False
+        if not self.queued and self.turn_over():
+            self._dispatcher.ready(self)
+
     # -- out
 
     def answer(
@@ -246,8 +260,9 @@ class Connection:
         secret: bool = False,
     ) -> None:
         """Send the answer to one request. `descriptor` becomes ours; `secret` zeroes the frame once it is sent."""
+        pipe = "pipe" in keys
         try:
-            frame = self.wire.reply(request_id, keys, tail=tail, memfd=descriptor is not None)
+            frame = self.wire.reply(request_id, keys, tail=tail, memfd=descriptor is not None and not pipe, pipe=pipe)
         except ProtocolError as error:
             if descriptor is not None:
                 os.close(descriptor)

@@ -31,9 +31,13 @@ from vaultd.daemon.confinement import Confinement
 from vaultd.daemon.kept import KeptRuns
 from vaultd.daemon.lastword import LastWord
 from vaultd.daemon.owed import Owed
+from vaultd.daemon.parcels import Parcel, Rooms
 from vaultd.daemon.pushes import Pushes
 from vaultd.daemon.readers import Readers
 from vaultd.daemon.refusals import Refusals
+from vaultd.daemon.streams import Streams
+from vaultd.daemon.uploads import Uploads
+from vaultd.daemon.workers import Workers
 from vaultd.errors import Halted, NotFound, Sealed, Uninitialised, VaultdError
 from vaultd.vault.allowance import Allowance
 from vaultd.vault.owed import Debt
@@ -80,11 +84,14 @@ _STOPPING: Final = frozenset({"run.close", "lease.release", "lease.revoke"})
 class Context:
     """What the engine keeps with a connection."""
 
-    __slots__ = ("actors", "lineage", "upload")
+    __slots__ = ("actors", "lineage", "parcel_turn", "parcels", "upload")
 
     def __init__(self) -> None:
         self.actors: dict[tuple[str, str | None, int | None], Actor] = {}
         self.lineage: Lineage | None = None
+        self.parcel_turn = asyncio.Lock()
+        self.parcels: set[Parcel] = set()
+        """Values that were opened for an answer which has not left."""
         self.upload: Any = None
 
 
@@ -143,6 +150,10 @@ class Engine:
         self.waiting: dict[int, Callable[[], None]] = {}
         """By uid, what gives up a try of a slot's secret that waits for its delay."""
         self.worker = ThreadPoolExecutor(1, "argon2id")
+        self.workers = Workers()
+        self.blob_uploads = Uploads(self.workers)
+        self.streams = Streams(self.workers, clock.boot)
+        self.rooms = Rooms()
         self.tasks: set[asyncio.Task[None]] = set()
         self.readers = Readers()
         self.surroundings: list[str] = []
@@ -182,7 +193,13 @@ class Engine:
         for give_up in self.waiting.values():
             give_up()
         self.refusals.drain()
+        self.blob_uploads.drop_all()
+        self.streams.end_all()
         self.worker.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Everything was answered: end what worked for it."""
+        self.workers.close()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -210,6 +227,9 @@ class Engine:
         if context.upload is not None:
             context.upload.wipe()
             context.upload = None
+        while context.parcels:
+            context.parcels.pop().close()
+        self.streams.end_of(connection)
         self.pushes.drop(connection)
 
     def malformed(self, connection: Connection, message: str) -> None:  # noqa: ARG002  the interface's
@@ -394,12 +414,17 @@ class Engine:
         kept = self.kept.record(event, uid, keep, ended, charged) if keep or ended or charged else None
         return kept if kept is not None else ledger.stage(event, tenant=uid)
 
+    def has_trail(self, uid: bytes) -> bool:
+        """Whether a tenant's trail can be written to now: not while the vault is sealed, nor once it is deleted."""
+        ledger = self.vaults.ledger
+        return ledger is not None and ledger.state == "unsealed" and ledger.keyring.entry(uid) is not None
+
     def _record_quietly(self, event: Event, uid: bytes | None) -> None:
         """A count: lost when there is no journal to write it to, as is every request that it counts."""
         ledger = self.vaults.ledger
         if ledger is None or ledger.halted:
             return
-        if uid is not None and (ledger.state != "unsealed" or ledger.keyring.entry(uid) is None):
+        if uid is not None and not self.has_trail(uid):
             uid = None  # sealed or deleted since: the count is kept where it can be
         ledger.stage(event, tenant=uid)
         self.commit_soon()
@@ -479,6 +504,7 @@ class Engine:
             Whether it is recorded, or need not be.
         """
         for lease in ended.leases:
+            self.streams.end_of(lease)
             if reason != "released":
                 self.pushes.lease_revoked(lease, reason)
         for run in ended.runs:  # after its leases: who listens to one run hears nothing any more once it has ended
@@ -505,9 +531,7 @@ class Engine:
         return recorded
 
     def _try_record_ending(self, event: Event, uid: bytes, runs: list[Run]) -> bool:
-        ledger = self.vaults.ledger
-        known = ledger is not None and ledger.state == "unsealed" and ledger.keyring.entry(uid) is not None
-        return self.try_record(event, uid if known else None, ended=runs)
+        return self.try_record(event, uid if self.has_trail(uid) else None, ended=runs)
 
     def schedule(self) -> None:
         """Wake up when the next lease or run ends; an alarm that is set for earlier stays, and looks again then."""
@@ -570,6 +594,9 @@ class Engine:
         self.refusals.sweep(now.boot)
         self.forget_tickets(self.tickets.expire(now))
         self.confinement.sweep()
+        limits = self.config.limits
+        self.blob_uploads.sweep(now.boot, limits)
+        self.streams.sweep(limits)
         if now.boot - self._anchored >= self.config.audit.anchor_seconds * 10**9:
             self._anchored = now.boot
             self.vaults.tick()
@@ -621,6 +648,10 @@ class Engine:
         self.forget_tickets(self.tickets.end_all())
         self._grants.clear()
         self.readers.clear()
+        self.blob_uploads.drop_all()
+        self.streams.end_all()
+        for wake in list(self.vaults.followers):  # the seal's flush is its own: who waits for one looks at the state
+            wake()
         self.services = ServiceTable()
         return ended
 

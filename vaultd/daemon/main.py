@@ -178,6 +178,7 @@ async def serve(
                     one.close()
             engine.stop()
             await server.stop()
+            engine.close()
             engine.kept.keep_counts()
             engine.owed.close()
             supervised.close()

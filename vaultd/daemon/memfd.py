@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
     from vaultd.daemon.kernel import Features
 
-__all__ = ["SEALS", "sealed_memfd"]
+__all__ = ["READABLE", "SEALS", "filled_memfd", "sealed_memfd"]
 
 MFD_NOEXEC_SEAL: Final = 0x8  # Linux 6.3; not named by Python 3.11
 _BASE_FLAGS: Final = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-_READABLE: Final = 0o444  # `/dev/fd/N` opens the file anew, under the receiver's own uid
+READABLE: Final = 0o444
+"""Mode of what is handed over: `/dev/fd/N` opens the file anew, under the receiver's own uid."""
 
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -40,6 +41,16 @@ def sealed_memfd(
     Raises:
         OSError: no descriptor or no memory is left.
     """
+    return filled_memfd(lambda put: put(memoryview(value)), features, create=create)
+
+
+def filled_memfd(
+    fill: Callable[[Callable[[memoryview], None]], None],
+    features: Features,
+    *,
+    create: Callable[[str, int], int] = os.memfd_create,
+) -> int:
+    """As `sealed_memfd`, of what `fill` puts in piece by piece, in order; nothing is left of it when that raises."""
     try:
         # The name shows in /proc/PID/fd of every holder, so it is the same for every secret.
         descriptor = create("vaultd", _BASE_FLAGS | MFD_NOEXEC_SEAL)
@@ -50,12 +61,18 @@ def sealed_memfd(
         descriptor = create("vaultd", _BASE_FLAGS)  # executable bits can be set again, but only by the daemon's own uid
         features.note("memfd_noexec", "fallback")
     try:
-        view = memoryview(value)
-        written = 0
-        while written < len(view):
-            # pwrite leaves the offset at 0: it is shared with whoever receives the descriptor
-            written += os.pwrite(descriptor, view[written:], written)
-        os.fchmod(descriptor, _READABLE)
+        end = 0
+
+        def put(piece: memoryview) -> None:
+            nonlocal end
+            while piece:
+                # pwrite leaves the offset at 0: it is shared with whoever receives the descriptor
+                written = os.pwrite(descriptor, piece, end)
+                end += written
+                piece = piece[written:]
+
+        fill(put)
+        os.fchmod(descriptor, READABLE)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     except BaseException:
         os.close(descriptor)

@@ -242,7 +242,9 @@ class Server:
     def _most_connections(self) -> int:
         # A connection costs its socket, and a process one pidfd for all of its connections.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return min(self._limits.connections, max(1, (descriptors - OTHER_DESCRIPTORS) // 2))
+        # A pipe under way costs its file and both ends, an upload its file and folder; never most of what there is.
+        blobs = min(3 * self._limits.streams + 2 * self._limits.uploads, descriptors // 4)
+        return min(self._limits.connections, max(1, (descriptors - OTHER_DESCRIPTORS - blobs) // 2))
 
     def _open(self, sock: socket.socket, peer: Peer) -> None:
         connection = Connection(

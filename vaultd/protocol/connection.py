@@ -12,8 +12,8 @@ Rules that live here and nowhere else:
 - At most `MAX_OUTSTANDING` requests wait for replies. A server that reaches it takes no further frame until it has
   answered one; a client that would pass it gets `LocalProtocolError`. The last place is kept for an `ack`: replies may
   wait for it, so it must never wait for them.
-- A reply with `memfd` true has one descriptor beside it, and after it the server sends no other until the client's
-  `ack` with that reply's id was received. So a client can never collect many descriptors charged to the daemon.
+- A reply with `memfd` or `pipe` true has one descriptor beside it, and after it the server sends no other until the
+  client's `ack` with that reply's id was received. So a client can never collect many that are charged to the daemon.
 - A connection that lost its framing, or whose peer broke a rule that cannot be answered, stays broken.
 """
 
@@ -132,7 +132,7 @@ class Connection:
                 break
         if type(event) is Reply and event.id is not None:
             del self._outstanding[event.id]
-            if event.memfd:
+            if event.descriptor:
                 if self._unacknowledged is not None:
                     raise RemoteProtocolError("a second descriptor was sent before the first was acknowledged")
                 self._unacknowledged = event.id
@@ -165,19 +165,27 @@ class Connection:
 
     # -- messages out, as a server
 
-    def reply(self, id: int, keys: Mapping[str, Any], *, tail: Buffer = b"", memfd: bool = False) -> bytearray:  # noqa: A002
-        """The frame that answers request `id`; with `memfd`, send exactly one descriptor beside its first byte.
+    def reply(
+        self,
+        id: int,  # noqa: A002  the wire's word
+        keys: Mapping[str, Any],
+        *,
+        tail: Buffer = b"",
+        memfd: bool = False,
+        pipe: bool = False,
+    ) -> bytearray:
+        """The frame that answers request `id`; with `memfd` or `pipe`, send one descriptor beside its first byte.
 
         Raises:
             LocalProtocolError: no such request waits, or a descriptor was sent and is not acknowledged.
         """
         self._must_wait(id)
-        if memfd:
+        if memfd or pipe:
             if self._unacknowledged is not None:
                 raise LocalProtocolError("a descriptor sent before is not acknowledged yet")
-            keys = {**keys, "memfd": True}
+            keys = {**keys, "memfd" if memfd else "pipe": True}
         frame = encode_reply(id, keys, tail)
-        if memfd:
+        if memfd or pipe:
             self._unacknowledged = id
         del self._outstanding[id]
         return frame

@@ -24,6 +24,7 @@ __all__ = [
     "PATH",
     "RATE",
     "SECRET",
+    "SIZE",
     "TEXT",
     "TOKEN",
     "UINT32",
@@ -87,6 +88,8 @@ def _is_rate(value: Any) -> bool:
 BOOL: Final = Kind("bool", lambda value: type(value) is bool)
 UINT32: Final = integer(0, 2**32 - 1, "u32")
 UINT64: Final = integer(0, 2**64 - 1, "u64")
+SIZE: Final = integer(0, 2**63 - 1, "bytes, 0–2^63-1")
+"""A size, or a place in a value: what a file offset holds."""
 ID: Final = integer(1, 2**32 - 1, "request id: u32, not 0")
 DURATION: Final = integer(-(2**31), 2**31 - 1, "seconds, i32")
 """Zero and negative durations are well-formed bytes; the daemon answers them `invalid`, naming the field."""

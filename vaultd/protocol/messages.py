@@ -71,11 +71,11 @@ class Malformed:
 class Reply:
     """One reply. `id` is None for an error about the whole connection (0 on the wire).
 
-    `code` is None when the request was done; else `message` and `hint` say why not. `memfd` says that a descriptor
-    came with this frame. `tail` is the receiver's to wipe; the repr does not show it.
+    `code` is None when the request was done; else `message` and `hint` say why not. `memfd` and `pipe` say that a
+    descriptor came with this frame, and of what. `tail` is the receiver's to wipe; the repr does not show it.
     """
 
-    __slots__ = ("code", "hint", "id", "keys", "memfd", "message", "op", "tail")
+    __slots__ = ("code", "hint", "id", "keys", "memfd", "message", "op", "pipe", "tail")
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class Reply:
         tail: bytearray,
         *,
         memfd: bool = False,
+        pipe: bool = False,
         code: str | None = None,
         message: str = "",
         hint: str = "",
@@ -94,6 +95,7 @@ class Reply:
         self.keys = keys
         self.tail = tail
         self.memfd = memfd
+        self.pipe = pipe
         self.code = code
         self.message = message
         self.hint = hint
@@ -102,6 +104,11 @@ class Reply:
     def ok(self) -> bool:
         """Whether the request was done."""
         return self.code is None
+
+    @property
+    def descriptor(self) -> bool:
+        """Whether a descriptor came with this frame."""
+        return self.memfd or self.pipe
 
     def __repr__(self) -> str:
         if self.code is not None:
@@ -296,10 +303,10 @@ def parse_from_server(frame: Frame, outstanding: Mapping[int, str]) -> Reply | P
         wrong = next(filter(None, map(listed.lacks, header["items"])), "")
         if wrong:
             raise RemoteProtocolError(f"reply to {op}: an item's {wrong}")
-    memfd = header.pop("memfd", False)
-    if memfd and frame.tail:
-        raise RemoteProtocolError(f"reply to {op}: a value comes as the tail or as a descriptor, not both")
-    return Reply(id_, op, header, frame.tail, memfd=memfd)
+    memfd, pipe = header.pop("memfd", False), header.pop("pipe", False)
+    if memfd + pipe + bool(frame.tail) > 1:
+        raise RemoteProtocolError(f"reply to {op}: a value comes as the tail or as one descriptor, not both")
+    return Reply(id_, op, header, frame.tail, memfd=memfd, pipe=pipe)
 
 
 def _parse_error(id_: int | None, op: str, header: Header, frame: Frame) -> Reply:

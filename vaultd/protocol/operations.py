@@ -21,6 +21,7 @@ from vaultd.protocol.fields import (
     PATH,
     RATE,
     SECRET,
+    SIZE,
     TEXT,
     TOKEN,
     UINT32,
@@ -39,7 +40,7 @@ MAX_TAIL: Final = 49_152
 """Most bytes of a tail, either way: 48 KiB, which leaves a quarter of a frame for the header."""
 
 MAX_VALUE: Final = 1_048_576
-"""Longest secret value: 1 MiB. Over `MAX_TAIL` it goes up in chunks and comes down as a sealed memfd."""
+"""Longest value that is kept with its record: 1 MiB. A longer one is a blob, sealed as it comes."""
 
 Keys = Mapping[str, Kind]
 _NO_KEYS: Final[Keys] = {}
@@ -58,7 +59,9 @@ SLOT_SECRET: Final = Tail("the slot's secret", 1, 4_096)
 TWO_SECRETS: Final = Tail("the proving slot's secret, `old` bytes of it, then the new one", 2, 8_192)
 VALUE: Final = Tail("the value", 0, MAX_TAIL)
 CHUNK: Final = Tail("the chunk", 1, MAX_TAIL)
-VALUE_OR_FD: Final = Tail("the value, or none where `memfd` is true and a descriptor comes with the frame", 0, MAX_TAIL)
+VALUE_OR_FD: Final = Tail(
+    "the value, or none where `memfd` or `pipe` is true and a descriptor comes with the frame", 0, MAX_TAIL
+)
 JSON_LINES: Final = Tail("JSON lines", 0, MAX_TAIL)
 CHECKPOINT: Final = Tail("the signed statement", 1, MAX_TAIL)
 
@@ -121,6 +124,16 @@ def _value_or_upload(keys: Mapping[str, Any], tail: int) -> str:
     return ""
 
 
+def _upload_target(keys: Mapping[str, Any], _tail: int) -> str:
+    if ("tenant" in keys) != ("secret" in keys):
+        return "tenant and secret go together"
+    if "tenant" not in keys and not keys.keys() <= {"size"}:
+        return "what is said of a version goes with tenant and secret"
+    if not keys.keys() & {"tenant", "size"}:
+        return "size is missing, which only an upload for a tenant's secret may leave out"
+    return ""
+
+
 def _two_secrets(keys: Mapping[str, Any], tail: int) -> str:
     if not 1 <= tail - keys["old"] <= SLOT_SECRET.most:
         return "the tail is old bytes of the one secret, then 1 to 4096 of the other"
@@ -150,12 +163,16 @@ _GRANT_OPTIONS: Final[Keys] = {
 _SLOT_KIND: Final = choice("passphrase", "key-file", "credential")
 _DELIVERY: Final = choice("fd", "env", "print")
 _PAGE: Final[Keys] = {"after": CURSOR, "limit": integer(1, 1_024)}
+_OF_VERSION: Final[Keys] = {"cas": UINT32, "description": DESCRIPTION, "rotate_after": DURATION}
+_RANGE: Final[Keys] = {"offset": SIZE, "length": SIZE}
+_BY_DESCRIPTOR: Final[Keys] = {"memfd": BOOL, "pipe": BOOL}
 _LISTED: Final[Keys] = {"items": ITEMS}
 _MORE: Final[Keys] = {"next": CURSOR}
 _TENANT: Final[Keys] = {"tenant": NAME}
 _TENANT_SECRET: Final[Keys] = {"tenant": NAME, "secret": SECRET}
 _TRIES: Final = ("wrong_secret", "integrity", "format_version", "invalid", "busy")
 _STORE: Final = ("io",)
+_OPENING: Final = ("quota", "integrity", "format_version", "config", "io")
 _NAMED: Final = ("invalid", "not_found", "closed")
 _ADMIN: Final = "admin"
 
@@ -297,25 +314,26 @@ _ALL: Final = (
     Operation(
         "value.begin",
         "admin; can put or rotate",
-        "start an upload of `size` bytes on this connection, replacing an unfinished one",
-        required={"size": integer(0, 2**32 - 1, "u32")},
-        codes=("invalid", "quota"),
+        "start an upload of `size` bytes, or of any size, on this connection, replacing an unfinished one",
+        optional={"size": SIZE, "tenant": NAME, "secret": SECRET, "rotate": BOOL, **_OF_VERSION},
+        rule=_upload_target,
+        codes=(*_NAMED, "quota", "conflict", *_STORE),
     ),
     Operation(
         "value.chunk",
         "who began the upload",
         "the upload's bytes at `offset`, in order",
-        required={"offset": integer(0, MAX_VALUE)},
+        required={"offset": SIZE},
         tail=CHUNK,
-        reply={"received": UINT32},
-        codes=("invalid",),
+        reply={"received": SIZE},
+        codes=(*_NAMED, "quota", *_STORE),
     ),
     Operation(
         "secret.put",
         "admin; can put",
         "a new secret, or a new version of one",
         required=_TENANT_SECRET,
-        optional={"cas": UINT32, "description": DESCRIPTION, "rotate_after": DURATION, "upload": BOOL},
+        optional={**_OF_VERSION, "upload": BOOL},
         tail=VALUE,
         rule=_value_or_upload,
         reply={"version": UINT32},
@@ -324,13 +342,13 @@ _ALL: Final = (
     Operation(
         "secret.get",
         _ADMIN,
-        "reveal a value; audited in the tenant's trail",
+        "reveal a value, or `length` bytes of it from `offset` on; audited in the tenant's trail",
         required=_TENANT_SECRET,
-        optional={"version": UINT32, "memfd": BOOL},
+        optional={"version": UINT32, **_RANGE, **_BY_DESCRIPTOR},
         reply={"version": UINT32, "state": WORD},
-        reply_optional={"memfd": BOOL},
+        reply_optional={"size": SIZE, **_BY_DESCRIPTOR},
         reply_tail=VALUE_OR_FD,
-        codes=(*_NAMED, "integrity"),
+        codes=(*_NAMED, *_OPENING),
     ),
     Operation(
         "secret.list",
@@ -343,6 +361,7 @@ _ALL: Final = (
         items_optional={
             "version": UINT32,
             "versions": UINT32,
+            "size": SIZE,
             "description": DESCRIPTION,
             "created": INSTANT,
             "updated": INSTANT,
@@ -361,7 +380,7 @@ _ALL: Final = (
         optional=_PAGE,
         reply=_LISTED,
         items={"version": UINT32, "state": WORD},
-        items_optional={"created": INSTANT, "until": INSTANT, "source": UINT32},
+        items_optional={"created": INSTANT, "until": INSTANT, "source": UINT32, "size": SIZE},
         reply_optional=_MORE,
         codes=_NAMED,
     ),
@@ -521,7 +540,7 @@ _ALL: Final = (
             "purpose": NAME,
             "version": UINT32,
             "delivery": _DELIVERY,
-            "memfd": BOOL,
+            **_BY_DESCRIPTOR,
             "service": NAME,
             "anchor": choice("parent", "self"),
         },
@@ -533,9 +552,20 @@ _ALL: Final = (
             "max_ttl": DURATION,
             "delivery": _DELIVERY,
         },
-        reply_optional={"memfd": BOOL, "run": WORD},
+        reply_optional={"size": SIZE, **_BY_DESCRIPTOR, "run": WORD},
         reply_tail=VALUE_OR_FD,
-        codes=("invalid", "quota", "closed", "integrity"),
+        codes=("invalid", "closed", *_OPENING),
+    ),
+    Operation(
+        "lease.read",
+        "who holds it",
+        "`length` bytes (else: all) of the leased version from `offset` on, fewer where it ends",
+        required={"lease": WORD, "offset": SIZE},
+        optional={"length": SIZE, **_BY_DESCRIPTOR},
+        reply={"size": SIZE},
+        reply_optional=_BY_DESCRIPTOR,
+        reply_tail=VALUE_OR_FD,
+        codes=("invalid", "closed", *_OPENING),
     ),
     Operation(
         "lease.renew",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vaultd.store.directory import DirectoryStore
-from vaultd.store.interface import AppendFile, SlotFile, Store
+from vaultd.store.interface import AppendFile, NewFile, RangeFile, SlotFile, Store
 from vaultd.store.memory import Fault, MemoryStore, PowerCut
 from vaultd.store.noted import NotedStore
 from vaultd.store.overlay import OverlayStore
@@ -15,9 +15,11 @@ __all__ = [
     "DirectoryStore",
     "Fault",
     "MemoryStore",
+    "NewFile",
     "NotedStore",
     "OverlayStore",
     "PowerCut",
+    "RangeFile",
     "Reserve",
     "SlotFile",
     "Store",

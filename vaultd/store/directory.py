@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, Self
 
 from vaultd.errors import ConfigError, Exists, IntegrityError, Internal, NotFound, Uninitialised
 from vaultd.store import lock as locking
@@ -21,12 +21,16 @@ from vaultd.store.descriptors import (
 )
 from vaultd.store.files import DirectoryAppendFile, DirectorySlotFile, pread
 from vaultd.store.interface import TEMPORARY, split
+from vaultd.store.pieces import DirectoryNewFile, DirectoryRangeFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
 __all__ = ["DirectoryStore"]
+
+_TRIES: Final = 8
+"""How often a directory is emptied anew because somebody put a file into it meanwhile."""
 
 
 class DirectoryStore:
@@ -72,6 +76,11 @@ class DirectoryStore:
     @property
     def location(self) -> str:
         return self._path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not closed: what is still being written asks, from other threads too."""
+        return self._open
 
     def close(self) -> None:
         if self._open:
@@ -197,6 +206,16 @@ class DirectoryStore:
     def append(self, path: str) -> DirectoryAppendFile:
         return DirectoryAppendFile(self, path)
 
+    def begin(self, path: str) -> DirectoryNewFile:
+        self._writable()
+        with self._parent(path) as (parent, name), system_errors("write", self._shown(path)):
+            if _is_there(TEMPORARY + name, parent):  # an earlier holder died on the way
+                os.unlink(TEMPORARY + name, dir_fd=parent)
+            return DirectoryNewFile(self, parent, name, self._shown(path))
+
+    def ranges(self, path: str) -> DirectoryRangeFile:
+        return DirectoryRangeFile(*self._open_file(path, os.O_RDONLY), self._shown(path))
+
     def slots(self, path: str, size: int, count: int) -> DirectorySlotFile:
         return DirectorySlotFile(self, path, size, count)
 
@@ -263,6 +282,20 @@ def _is_there(name: str, dir_fd: int) -> bool:
 
 
 def _remove_tree(name: str, dir_fd: int) -> None:
+    for _ in range(_TRIES):
+        _empty(name, dir_fd)
+        try:
+            os.rmdir(name, dir_fd=dir_fd)
+        except OSError as error:
+            # A thread of ours was about to begin or finish a file in there; it will not begin another.
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            continue
+        return
+    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+
+def _empty(name: str, dir_fd: int) -> None:
     fd = open_at(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd)
     try:
         with os.scandir(fd) as entries:
@@ -271,10 +304,10 @@ def _remove_tree(name: str, dir_fd: int) -> None:
             if is_directory:
                 _remove_tree(inner_name, fd)
             else:
-                os.unlink(inner_name, dir_fd=fd)
+                with suppress(FileNotFoundError):
+                    os.unlink(inner_name, dir_fd=fd)
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=dir_fd)
 
 
 def _make_directories(path: str) -> None:

@@ -17,7 +17,7 @@ from vaultd.errors import Internal
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["TEMPORARY", "AppendFile", "SlotFile", "Store", "split"]
+__all__ = ["TEMPORARY", "AppendFile", "NewFile", "RangeFile", "SlotFile", "Store", "split"]
 
 TEMPORARY: Final = ".new."
 """How the name of a file begins that is on the way to its final name."""
@@ -100,6 +100,53 @@ class SlotFile(Protocol):
     def close(self) -> None: ...
 
 
+class NewFile(Protocol):
+    """A file that is written in pieces and has no name until it is whole. May be used in another thread."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` behind what is there.
+
+        Raises:
+            StoreError: not all of it was written, or an earlier write failed; only `abort` is left then.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Flush it and give it its name, durably; a crash leaves the whole file under its name, or none.
+
+        Raises:
+            Exists: the name is taken.
+            StoreError: the file is not there, or it is not known whether it is: only `abort` is left then.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing of it, unless it was committed. Never raises, and may be called again."""
+        ...
+
+
+class RangeFile(Protocol):
+    """A file that is read here and there and never changes. May be used in another thread."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it was found."""
+        ...
+
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> int:
+        """Fill `buffer` from `offset`; returns how many bytes there were, fewer only at the end of the file."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; may be called again."""
+        ...
+
+
 class Store(Protocol):
     """A directory of opaque files, or its twin in memory.
 
@@ -160,6 +207,14 @@ class Store(Protocol):
 
     def append(self, path: str) -> AppendFile:
         """Open an existing file for appending. Raises `NotFound`."""
+        ...
+
+    def begin(self, path: str) -> NewFile:
+        """Begin a new file that is written in pieces; its directory must be there. Raises `NotFound`."""
+        ...
+
+    def ranges(self, path: str) -> RangeFile:
+        """Open an existing file for reading here and there. Raises `NotFound`."""
         ...
 
     def slots(self, path: str, size: int, count: int) -> SlotFile:

@@ -20,6 +20,7 @@ from vaultd.errors import Exists, IntegrityError, Internal, Locked, NotFound, St
 from vaultd.store.descriptors import system_errors
 from vaultd.store.disk import Directory, Disk, Fault, File, PowerCut
 from vaultd.store.interface import TEMPORARY, split
+from vaultd.store.memory_pieces import MemoryNewFile, MemoryRangeFile
 
 if TYPE_CHECKING:
     import random
@@ -173,6 +174,19 @@ class MemoryStore:
     def append(self, path: str) -> MemoryAppendFile:
         with self._step("read", path):
             return MemoryAppendFile(self, path, self._file(path))
+
+    def begin(self, path: str) -> MemoryNewFile:
+        with self._mutex, system_errors("write", path):
+            parent, name = self._parent(path)
+            if TEMPORARY + name in parent.live:
+                self.disk.set_name(parent, TEMPORARY + name, None, "unlink", path)
+            file = File()
+            self.disk.set_name(parent, TEMPORARY + name, file, "create", path)
+            return MemoryNewFile(self, path, parent, name, file)
+
+    def ranges(self, path: str) -> MemoryRangeFile:
+        with self._step("read", path):
+            return MemoryRangeFile(self, path, self._file(path))
 
     def slots(self, path: str, size: int, count: int) -> MemorySlotFile:
         with self._step("read", path):

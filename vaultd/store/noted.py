@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vaultd.store.directory import DirectoryStore
-    from vaultd.store.interface import AppendFile, SlotFile
+    from vaultd.store.interface import AppendFile, NewFile, RangeFile, SlotFile
 
 __all__ = ["NotedStore"]
 
@@ -65,14 +65,15 @@ class NotedStore:
             return (status.st_ino, 0, 0, 0)  # a directory is only there or not: what is in it has its own events
         return (status.st_ino, status.st_size, status.st_nlink, status.st_mtime_ns)
 
-    def note(self, path: str) -> None:
-        """Remember how `path` is now."""
-        found = self._look(path)
+    def note(self, path: str, at: str | None = None) -> None:
+        """Remember how `path` is now; with `at`, how it will be once the file that is there now has its name."""
+        found = self._look(path if at is None else at)
         self._left.pop(path, None)
         self._left[path] = found
         if found is None and len(self._left) > _REMEMBERED:
-            for old in [old for old, left in self._left.items() if left is None][:-_REMEMBERED]:
-                del self._left[old]
+            # A copy, and `pop`: a thread that finishes a blob notes as well.
+            for old in [old for old, left in list(self._left.items()) if left is None][:-_REMEMBERED]:
+                self._left.pop(old, None)
 
     # -- Store
 
@@ -148,6 +149,14 @@ class NotedStore:
         self.note(path)
         return _NotedAppendFile(file, self, path)
 
+    def begin(self, path: str) -> NewFile:
+        """See `Store`."""
+        return _NotedNewFile(self._inner.begin(path), self, path)
+
+    def ranges(self, path: str) -> RangeFile:
+        """See `Store`."""
+        return self._inner.ranges(path)
+
     def slots(self, path: str, size: int, count: int) -> SlotFile:
         """See `Store`."""
         file = self._inner.slots(path, size, count)
@@ -202,6 +211,35 @@ class _NotedAppendFile:
 
     def close(self) -> None:
         self._inner.close()
+
+
+class _NotedNewFile:
+    """`NewFile` that notes what it made."""
+
+    def __init__(self, inner: NewFile, store: NotedStore, path: str) -> None:
+        self._inner = inner
+        self._store = store
+        self._path = path
+        directory, _, name = path.rpartition("/")
+        self._temporary = f"{directory}/{TEMPORARY}{name}" if directory else TEMPORARY + name
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        self._inner.append(data)
+
+    def commit(self) -> None:
+        # Before it has its name: this may be another thread than the one that asks what has changed.
+        self._store.note(self._path, self._temporary)
+        try:
+            self._inner.commit()
+        finally:
+            self._store.note(self._path)
+
+    def abort(self) -> None:
+        self._inner.abort()
 
 
 class _NotedSlotFile:

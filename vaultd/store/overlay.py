@@ -10,7 +10,7 @@ from vaultd.store.interface import split
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vaultd.store.interface import Store
+    from vaultd.store.interface import RangeFile, Store
 
 __all__ = ["OverlayStore"]
 
@@ -160,6 +160,15 @@ class OverlayStore:
     def append(self, path: str) -> OverlayAppendFile:
         return OverlayAppendFile(path, self._content(path))
 
+    def begin(self, path: str) -> OverlayNewFile:
+        self._need_parent(path)
+        return OverlayNewFile(self, path)
+
+    def ranges(self, path: str) -> RangeFile:
+        if path not in self._files and not self._inside_removed(path):
+            return self._base.ranges(path)  # without a copy: these are the large ones
+        return OverlayRangeFile(self._content(path))
+
     def slots(self, path: str, size: int, count: int) -> OverlaySlotFile:
         content = self._content(path)
         if content.size != size * count:
@@ -230,6 +239,56 @@ class OverlayAppendFile:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+class OverlayNewFile:
+    """See `interface.NewFile`; kept in memory, so not for what does not fit there."""
+
+    def __init__(self, store: OverlayStore, path: str) -> None:
+        self._store = store
+        self._path = path
+        self._data: bytearray | None = bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self._data or b"")
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        self._open().extend(data)
+
+    def commit(self) -> None:
+        self._store.create(self._path, bytes(self._open()))
+        self._data = None
+
+    def abort(self) -> None:
+        self._data = None
+
+    def _open(self) -> bytearray:
+        if self._data is None:
+            raise Internal("a file was written after it was finished, or its store closed")
+        return self._data
+
+
+class OverlayRangeFile:
+    """See `interface.RangeFile`."""
+
+    def __init__(self, content: _Content) -> None:
+        self._content = content
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        return self._content.size
+
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> int:
+        if self._closed:
+            raise Internal("a file was read after it was closed")
+        found = self._content.pread(offset, len(buffer))
+        memoryview(buffer)[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._closed = True
 
 
 class OverlaySlotFile:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vaultd.vault.state import TenantState
 
-__all__ = ["UNLIMITED", "Allowance", "check_value"]
+__all__ = ["UNLIMITED", "Allowance", "check_value", "spare_bytes", "too_many_bytes"]
 
 
 class Allowance(NamedTuple):
@@ -23,7 +23,8 @@ class Allowance(NamedTuple):
 
     Attributes:
         secrets: how many secrets.
-        value_bytes: how many bytes its kept values take, sealed and padded, over all versions that are not destroyed.
+        value_bytes: how many bytes its kept values take, sealed and padded, over all versions that are not destroyed;
+            blobs count padded, and one that versions share counts once.
     """
 
     secrets: int | None = None
@@ -40,7 +41,7 @@ def check_value(allowance: Allowance, state: TenantState, header: Mapping[str, A
         allowance: the caps.
         state: the tenant's, before the change.
         header: the record that `changes.put` made.
-        size: bytes of the sealed value.
+        size: bytes of the sealed value, or what a blob and its wrapped key add.
 
     Raises:
         QuotaExceeded: with it the tenant would be over a cap.
@@ -55,16 +56,39 @@ def check_value(allowance: Allowance, state: TenantState, header: Mapping[str, A
         return
     # What the same change destroys makes room for it; both are counted as they lie in the file.
     more = size - _freed(state, header)
-    if more > 0 and state.live + more > allowance.value_bytes:
-        raise QuotaExceeded(
-            f"the tenant's values would take more than {allowance.value_bytes} bytes",
-            "destroy old versions or delete secrets; or an admin raises limits.bytes_per_tenant",
-        )
+    if more > 0 and state.live + state.stored + more > allowance.value_bytes:
+        raise too_many_bytes(allowance.value_bytes)
+
+
+def too_many_bytes(cap: int) -> QuotaExceeded:
+    """The error for a tenant whose values would take more than `cap` bytes."""
+    return QuotaExceeded(
+        f"the tenant's values would take more than {cap} bytes",
+        "destroy old versions or delete secrets; or an admin raises limits.bytes_per_tenant",
+    )
+
+
+def spare_bytes(allowance: Allowance, state: TenantState, name: str) -> int | None:
+    """How many bytes a new version of this secret may bring at most, all that the secret has now let go; None is any.
+
+    For those that come in pieces: what cannot be kept need not be taken in first. `check_value` then decides.
+    """
+    if allowance.value_bytes is None:
+        return None
+    secret = state.secrets.get(name)
+    held = 0
+    if secret is not None:
+        held = sum(version.ref.length for version in secret.versions.values() if version.ref is not None)
+        held += sum(blob.stored for blob in secret.blobs().values())
+    return max(0, allowance.value_bytes - state.live - state.stored + held)
 
 
 def _freed(state: TenantState, header: Mapping[str, Any]) -> int:
     secret = state.by_id.get(header["id"])
     if secret is None:
         return 0
-    versions = (secret.versions.get(number) for number in header.get("destroy", ()))
-    return sum(version.ref.length for version in versions if version is not None and version.ref is not None)
+    gone = set(header.get("destroy", ()))
+    refs = (version.ref for version in secret.versions.values() if version.number in gone)
+    freed = sum(ref.length for ref in refs if ref is not None)
+    kept = {v.blob.file for v in secret.versions.values() if v.blob is not None and v.number not in gone}
+    return freed + sum(blob.stored for blob in secret.blobs().values() if blob.file not in kept)

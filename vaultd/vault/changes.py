@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from vaultd.names import SecretName
+    from vaultd.vault.state import Blob
 
 __all__ = [
     "GRACE",
@@ -56,6 +57,7 @@ def put(
     pending: bool = False,
     grace: int = GRACE,
     source: int = 0,
+    blob: Blob | None = None,
 ) -> dict[str, Any]:
     """A new version of a secret, which becomes current at once unless `pending`.
 
@@ -69,6 +71,7 @@ def put(
         rotate_after: seconds, 0 for none; None keeps it.
         grace: seconds that the version before stays leasable by number.
         source: the version a rollback takes its value from.
+        blob: the file that is its value; None for a value in the log.
 
     Raises:
         Conflict: `cas` names another version.
@@ -90,6 +93,8 @@ def put(
     header |= _facts(description, rotate_after)
     if source:
         header["source"] = source
+    if blob is not None:
+        header |= {"file": blob.file, "size": blob.size}
     if pending:
         header["pending"] = True
         # A newer upload takes the place of one that nobody verified.

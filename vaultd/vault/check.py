@@ -21,6 +21,7 @@ from vaultd.errors import IntegrityError, NotFound, Uninitialised, VaultdError
 from vaultd.store.overlay import OverlayStore
 from vaultd.store.reserve import RESERVE
 from vaultd.vault import entries
+from vaultd.vault.check_blobs import blob_structures, open_blob, unnamed_blobs
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path, log_path
 from vaultd.vault.keyring import MAX_SIZE, SYSTEM, KeyringFile
 from vaultd.vault.ledger import Ledger
@@ -213,7 +214,10 @@ def _strays(store: Store, keyring: Keyring, report: CheckReport) -> None:
             report.notes.append(f"tenants/{name}: the keyring names no such tenant; the next opening may remove it")
     for directory, generation in directories:
         for name in store.list(directory):
-            if name != f"log.{generation}":
+            if name == "blobs" and directory != "system":
+                path = f"{directory}/{name}"
+                report.attempt(path, blob_structures, store, path, report)
+            elif name != f"log.{generation}":
                 report.notes.append(f"{directory}/{name}: nothing names this file")
 
 
@@ -269,6 +273,7 @@ def _system(ledger: Ledger) -> None:
 
 
 def _tenant(ledger: Ledger, entry: Entry, report: CheckReport) -> None:
+    store, log_name = ledger.store, log_path(entry.uid, entry.generation)
     name = ledger.name(entry.uid)
     if ledger.find(name) != entry.uid:
         raise IntegrityError("the keyring finds another tenant, or none, under this tenant's name")
@@ -278,9 +283,14 @@ def _tenant(ledger: Ledger, entry: Entry, report: CheckReport) -> None:
         opened.replay(records)
         for secret in opened.state.secrets.values():
             for version in secret.versions.values():
-                if version.ref is not None:
+                if version.blob is not None:
+                    # Each by itself: one damaged file says nothing of the others, as it does when they are served.
+                    where = store, ledger.vault_id, opened, secret, version, version.blob
+                    report.values += report.attempt(log_name, open_blob, *where)
+                elif version.ref is not None:
                     opened.envelope.open(secret.id, version.number, log.read_attachment(version.ref)).wipe()
                     report.values += 1
+        report.notes += [f"{path}: no version names this file" for path in unnamed_blobs(store, opened)]
     finally:
         ledger.close_log(entry.uid)
 

@@ -9,7 +9,8 @@ own while the next batch is staged. `FORMAT.md` has the order as a table, with w
     4  the keyring: an anchor that names its new hash (the commit point), the rename, old files removed
     5  the heads snapshot, if one is due
     6  the anchor
-    7  pruning: what the journal is to begin after, two anchors that say so (the commit point), old segments removed
+    7  blobs that nothing names any more, removed
+    8  pruning: what the journal is to begin after, two anchors that say so (the commit point), old segments removed
 
 Step 3 makes the next segment's file, empty, when a batch ends one; no line is written there before step 6 says so.
 """
@@ -46,6 +47,8 @@ __all__ = [
     "Committer",
     "Drop",
     "Write",
+    "blob_path",
+    "blobs_path",
     "heads_path",
     "log_path",
     "tenant_path",
@@ -65,6 +68,16 @@ def tenant_path(uid: bytes) -> str:
 def log_path(uid: bytes, generation: int) -> str:
     """The log of a domain."""
     return f"{tenant_path(uid)}/log.{generation}"
+
+
+def blobs_path(uid: bytes) -> str:
+    """The directory of a tenant's blobs; not there before the first one."""
+    return f"{tenant_path(uid)}/blobs"
+
+
+def blob_path(uid: bytes, file: bytes) -> str:
+    """One blob."""
+    return f"{blobs_path(uid)}/{file.hex()}"
 
 
 def heads_path(number: int) -> str:
@@ -107,6 +120,7 @@ class Batch:
         heads: the encoded snapshot of all heads at `end`, if one is due.
         base: what the journal begins after from now on, if segments go.
         anchors: how many anchors end the batch: 0 for reads, 1 for changes, 2 when the vault is put to rest.
+        unlink: blobs that no record names any more once the lines are durable.
         after: what the thread that decides does once the batch is durable, such as wiping keys that are replaced.
     """
 
@@ -120,6 +134,7 @@ class Batch:
     heads: bytes | None = None
     base: Base | None = None
     anchors: int = 0
+    unlink: list[str] = field(default_factory=list)
     after: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -155,6 +170,10 @@ class Committer:
             self._snapshot(batch)
         for _ in range(batch.anchors):
             self._put(batch, self.anchor)
+        # Last of all: as long as the line that lets go of them may be lost, something names them. `missing_ok`: their
+        # tenant may have been deleted in the same batch.
+        for path in batch.unlink:
+            self._store.remove(path, missing_ok=True)
         if batch.base is not None:
             self._prune(batch, batch.base)
 

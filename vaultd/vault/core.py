@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd.audit.body import Actor, Event
-from vaultd.errors import Closed, FormatVersion, Halted, IntegrityError, NotFound, Sealed
+from vaultd.errors import Closed, ConfigError, FormatVersion, Halted, IntegrityError, NotFound, Sealed, StoreError
 from vaultd.vault.allowance import UNLIMITED
+from vaultd.vault.commit import blob_path, blobs_path
 from vaultd.vault.entries import open_name
 from vaultd.vault.keyring import SYSTEM
 from vaultd.vault.system import SystemState
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vaultd.audit.receipt import Receipt
+    from vaultd.errors import VaultdError
+    from vaultd.vault.blob_place import Room
     from vaultd.vault.keyring import Entry
     from vaultd.vault.ledger import Ledger
     from vaultd.vault.log import Ref, SealedLog
+    from vaultd.vault.streams import Stream
     from vaultd.vault.tenant import Wanted
 
 __all__ = ["OURSELVES", "Core"]
@@ -27,6 +32,7 @@ __all__ = ["OURSELVES", "Core"]
 OURSELVES: Final = Actor("system")
 """The actor of what the vault does by itself."""
 
+_BLOB_NAME: Final = re.compile(r"[0-9a-f]{32}")
 _RESTORE: Final = "restore this tenant from a backup; the others are not affected"
 
 
@@ -51,6 +57,8 @@ class Core:
         self._tenants: dict[bytes, OpenTenant] = {}
         self._closed: dict[bytes, str] = {}
         self._under_way: set[bytes] = set()
+        self._streams: dict[bytes, set[Stream]] = {}  # by tenant: blobs that are being written or read
+        self._rooms: dict[bytes, Room] = {}
         self._compacted = 0  # bytes that the last compaction of the system's log left
         self._carried: list[dict[str, Any]] | None = None  # system records made while its log is being compacted
 
@@ -136,7 +144,43 @@ class Core:
         except (Closed, IntegrityError, FormatVersion) as error:
             raise self._shut(uid, error.message) from error
         self._tenants[uid] = opened
+        self._sweep(opened)
         return opened
+
+    def _sweep(self, opened: OpenTenant) -> None:
+        """Remove what a crash left of blobs: unfinished files, and whole ones that no record names."""
+        if self.ledger.halted:  # then nothing is changed; the next opening will
+            return
+        store, path = self.ledger.store, blobs_path(opened.uid)
+        try:
+            names = store.list(path)
+            unfinished = store.tidy(path)
+        except NotFound:
+            return
+        except (ConfigError, StoreError) as error:
+            # What is in there says nothing of the tenant's other secrets; whoever reads a blob gets the error.
+            public = {"uid": opened.uid.hex()}
+            self.ledger.stage(Event("blobs.swept", "failed", OURSELVES, reason=error.code, public=public))
+            return
+        known = {file.hex() for file in opened.state.files(opened.state.by_id)}
+        unnamed = [name for name in names if _BLOB_NAME.fullmatch(name) and name not in known]
+        if unfinished or unnamed:
+            found = {"uid": opened.uid.hex(), "unfinished": unfinished, "unnamed": len(unnamed)}
+            self.ledger.stage(Event("blobs.swept", "ok", OURSELVES, public=found))
+            # With the flush, not now: what lets go of them may itself not be durable yet.
+            self.ledger.unlink_later([f"{path}/{name}" for name in unnamed])
+
+    def _let_go(self, uid: bytes, gone: set[bytes]) -> None:
+        """Have blobs removed that no version names any more since the change that was staged last."""
+        self.ledger.unlink_later([blob_path(uid, file) for file in sorted(gone)])
+        for stream in [one for one in self._streams.get(uid, ()) if one.file in gone]:
+            stream.end(NotFound("the version was destroyed meanwhile", "see: vaultctl history TENANT SECRET"))
+
+    def _end_streams(self, uid: bytes, error: VaultdError) -> None:
+        """Nothing more is read from or written to a tenant's blobs, whose keys go."""
+        self._rooms.pop(uid, None)  # who is still in there counts in it, and no longer matters
+        for stream in self._streams.pop(uid, set()):
+            stream.end(error)
 
     def _shut(self, uid: bytes, reason: str) -> Closed:
         """Keep a tenant closed whose files do not verify: the others serve on. Returns the error to raise."""
@@ -148,6 +192,7 @@ class Core:
 
     def _forget(self, uid: bytes) -> None:
         """Drop a tenant's keys and all that was read of it."""
+        self._end_streams(uid, Sealed("the tenant's keys were dropped meanwhile", "unseal it, and begin anew"))
         if self._tenants.pop(uid, None) is not None:
             self.ledger.close_log(uid)
 
@@ -184,8 +229,14 @@ class Core:
             raise
         # Only now: whatever could refuse the change has not.
         if opened is not None:
+            ids = {header["id"] for header, _ in staged if header.get("id") in opened.state.by_id}
+            before = opened.state.files(ids)
             for header, ref in staged:
                 opened.apply(header, ref)
+            # A file is shared within one secret only, so no other can still name it.
+            gone = before - opened.state.files(ids)
+            if gone:
+                self._let_go(opened.uid, gone)
         for header in system:
             self.system.apply(header)
             if self._carried is not None:

@@ -25,8 +25,10 @@ from vaultd.names import secret_name, tenant_name
 from vaultd.store import DirectoryStore, Store
 from vaultd.vault.barrier import Barrier
 from vaultd.vault.create import InitReport, create
+from vaultd.vault.filing import FileVerbs
 from vaultd.vault.given import Passphrase, Source, Value, as_secret, slot_secret
 from vaultd.vault.rotation import finish
+from vaultd.vault.sealing import too_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,11 +43,16 @@ __all__ = ["Passphrase", "SecretInfo", "Tenant", "Vault", "VersionInfo"]
 
 
 class VersionInfo(NamedTuple):
-    """One version of a secret: its number, its state, when it was made (seconds since 1970)."""
+    """One version of a secret: its number, its state, when it was made (seconds since 1970).
+
+    Attributes:
+        size: bytes of a version above 1 MiB, which `open` reads; None for one that `get` gives.
+    """
 
     number: int
     state: str
     created: float
+    size: int | None = None
 
 
 class SecretInfo(NamedTuple):
@@ -256,8 +263,18 @@ class Vault:
         yield
         self._barrier.ledger.flush()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The same for what changes a tenant; what is worth compacting by now is compacted."""
+        with self._flushed():
+            yield
+        slices = self._barrier.compaction()
+        if slices is not None:
+            with self._flushed():
+                finish(slices)
 
-class Tenant:
+
+class Tenant(FileVerbs):
     """One tenant of an open vault."""
 
     def __init__(self, vault: Vault, name: str) -> None:
@@ -280,7 +297,8 @@ class Tenant:
         """Store a value as the secret's new current version; returns its number.
 
         Args:
-            value: 1 byte to 1 MiB; text is stored as UTF-8. Only a `bytearray` can be wiped by its owner afterwards.
+            value: at least 1 byte; text is stored as UTF-8. Only a `bytearray` can be wiped by its owner afterwards.
+                What should not be in memory whole is for `put_file`.
             cas: the number that the current version must have, 0 for none.
             description, rotate_after: what people read, and seconds after which it is due; None keeps them.
 
@@ -288,7 +306,7 @@ class Tenant:
             Conflict: `cas` names another version.
             Invalid: the name, the value's size or a fact is out of bounds.
         """
-        with as_secret(value) as secret, self._changing():
+        with as_secret(value) as secret, self._vault._changing():
             stored = self._barrier.put(
                 self._name,
                 secret_name(name),
@@ -305,14 +323,17 @@ class Tenant:
 
         Raises:
             NotFound: there is no such secret or version, or it is destroyed.
+            Invalid: it is above 1 MiB: `open` reads those.
         """
         with self.reveal(name, version) as secret:
             return bytearray(secret.view())
 
     def reveal(self, name: str, version: int | None = None) -> SecretBytes:
-        """A secret's value in wipeable memory: use it in a `with` block, through `view()`. Raises `NotFound`."""
+        """A secret's value in wipeable memory: use it in a `with` block, through `view()`. Raises as `get`."""
         barrier = self._barrier
         ref = barrier.prepare_reveal(self._name, secret_name(name), version)
+        if ref.blob:
+            raise too_large(ref.version, ref.blob)
         with self._vault._flushed():
             receipt = barrier.record_reveal(ref, Event("secret.get", "ok", self._actor))
         try:
@@ -336,22 +357,22 @@ class Tenant:
             NotFound: there is no such secret or version.
             Conflict: the version is current, pending or destroyed.
         """
-        with self._changing():
+        with self._vault._changing():
             return self._barrier.rollback(self._name, secret_name(name), to, actor=self._actor).version
 
     def destroy(self, name: str, version: int) -> None:
         """End one version's value. Raises `NotFound`, and `Conflict` for the current one."""
-        with self._changing():
+        with self._vault._changing():
             self._barrier.destroy(self._name, secret_name(name), version, actor=self._actor)
 
     def delete(self, name: str) -> None:
         """End a secret and all its versions. Raises `NotFound`."""
-        with self._changing():
+        with self._vault._changing():
             self._barrier.delete(self._name, secret_name(name), actor=self._actor)
 
     def set_metadata(self, name: str, *, description: str | None = None, rotate_after: int | None = None) -> None:
         """Change what people read of a secret. Raises `NotFound` and `Invalid`."""
-        with self._changing():
+        with self._vault._changing():
             self._barrier.set_metadata(
                 self._name, secret_name(name), actor=self._actor, description=description, rotate_after=rotate_after
             )
@@ -361,20 +382,16 @@ class Tenant:
         with self._vault._flushed():
             finish(self._barrier.rotate_tenant(self._name, actor=self._actor))
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        with self._vault._flushed():
-            yield
-        slices = self._barrier.compaction()
-        if slices is not None:
-            with self._vault._flushed():
-                finish(slices)
-
     def _info(self, name: str) -> SecretInfo:
         secret = self._barrier.history(self._name, secret_name(name))
         now = self._barrier.now()
         versions = tuple(
-            VersionInfo(version.number, str(version.state(now)), version.created / 1e9)
+            VersionInfo(
+                version.number,
+                str(version.state(now)),
+                version.created / 1e9,
+                None if version.blob is None else version.blob.size,
+            )
             for version in secret.versions.values()
         )
         return SecretInfo(

@@ -181,6 +181,11 @@ class Ledger:
         return self._journal
 
     @property
+    def store(self) -> Store:
+        """The vault directory, for blobs: they are written before a record names them, and read past the ledger."""
+        return self._store
+
+    @property
     def halted(self) -> bool:
         """Whether a flush failed."""
         return self._pipeline.halted
@@ -235,7 +240,7 @@ class Ledger:
             Conflict: the slot is gone, or the vault is open already.
             IntegrityError: the files were not all written by this vault, or the system's log does not verify.
         """
-        self._require_running()
+        self.require_running()
         self._pipeline.require_landed()
         if self._keys is not None or slot not in self.keyring.slots:
             raise Conflict("the vault is unsealed already, or this slot is gone", "look at: vaultctl status")
@@ -473,7 +478,7 @@ class Ledger:
             Sealed: a tenant's trail or a log, while the vault is sealed.
         """
         try:
-            self._require_running()
+            self.require_running()
             if logs or tenant is not None:
                 self._unsealed()
             if logs:
@@ -486,6 +491,10 @@ class Ledger:
             for log in logs:
                 log.unstage()
             raise
+
+    def unlink_later(self, paths: Sequence[str]) -> None:
+        """Have blobs removed once the change that was staged last is durable: that change lets go of them."""
+        self._pipeline.open.unlink += paths
 
     def _require_changed(self, logs: Sequence[SealedLog]) -> None:
         if not all(self._logs.get(log.uid) is log and log.unvouched for log in logs):
@@ -518,7 +527,7 @@ class Ledger:
             root: the new root key, when it changes; this object becomes its owner.
             tenant: whose trail the event belongs to.
         """
-        self._require_running()
+        self.require_running()
         keys = self._unsealed()
         keyring = replace(build(self.keyring), revision=self.keyring.revision + 1)
         for log in new_logs:
@@ -553,7 +562,7 @@ class Ledger:
 
     def stage_pruning(self, base: Base, event: Event) -> Receipt:
         """Record in the system's trail that segments go, and have them go in the same flush."""
-        self._require_running()
+        self.require_running()
         self._unsealed()
         receipt = self._pipeline.record(event, self.domain(SYSTEM))
         self._pipeline.prune(base)
@@ -580,7 +589,7 @@ class Ledger:
         Raises:
             Halted: a flush failed before.
         """
-        self._require_running()
+        self.require_running()
         return self._pipeline.take()
 
     def write(self, batch: Batch) -> None:
@@ -598,10 +607,11 @@ class Ledger:
             Conflict: a batch is being written in another thread.
             StoreError: the disk refused; the ledger is halted.
         """
-        self._require_running()
+        self.require_running()
         self._pipeline.flush()
 
-    def _require_running(self) -> None:
+    def require_running(self) -> None:
+        """Raise `Halted` after a failed flush."""
         if self._closed:
             raise Internal("the ledger is closed")
         self._pipeline.require_running()

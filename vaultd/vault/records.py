@@ -20,7 +20,8 @@ Shape = dict[str, tuple[dict[str, type], dict[str, type]]]
 """By operation: the keys that must be there with their types, and those that may."""
 
 TENANT: Final[Shape] = {
-    # A new version; with `name` it begins a new secret. Its value is the record's attachment.
+    # A new version; with `name` it begins a new secret. Its value is the record's attachment; or, with `file` and
+    # `size`, that blob is its value, and the attachment is the blob's wrapped data key.
     "put": (
         {"id": bytes, "version": int, "at": int},
         {
@@ -32,6 +33,8 @@ TENANT: Final[Shape] = {
             "grace": int,
             "retire": list,
             "destroy": list,
+            "file": bytes,
+            "size": int,
         },
     ),
     # A pending version becomes the current one.

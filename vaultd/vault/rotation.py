@@ -312,11 +312,17 @@ class _Copy:
         inline = size <= _RECORD_BYTES
         # Taken as a whole, before anybody else's turn; where its values lie does not change.
         restated, refs = self.source.state.restate(secret, inline=inline)
+        # With what was restated, not as it is when its turn comes: a version may be destroyed meanwhile.
+        blobs = {number for number, version in secret.versions.items() if version.blob is not None}
         values = []
         for number, ref in refs:
             yield 1 + ref.length // _BYTES_PER_RECORD
             sealed = self.source.log.read_attachment(ref)
-            values.append(self.source.envelope.rewrap(self.target.envelope, secret.id, number, sealed))
+            if number in blobs:
+                keys = self.source.blob_keys, self.target.blob_keys
+                values.append(keys[0].rewrap(keys[1], secret.id, number, sealed))
+            else:
+                values.append(self.source.envelope.rewrap(self.target.envelope, secret.id, number, sealed))
             self.rewrapped += 1
             if not inline:
                 if len(values) == 1:

@@ -6,13 +6,14 @@ and only against a durable receipt of an audit record that names this tenant, se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vaultd.audit.body import Event
-from vaultd.errors import IntegrityError, NotFound
+from vaultd.crypto.values import VALUE_MAX
+from vaultd.errors import NotFound
 from vaultd.vault import changes
-from vaultd.vault.allowance import check_value
-from vaultd.vault.core import Core
+from vaultd.vault.blobs import BlobVerbs
+from vaultd.vault.sealing import SecretRef, Stored
 from vaultd.vault.state import VersionState
 from vaultd.vault.tenant import Wanted
 
@@ -29,24 +30,7 @@ __all__ = ["SecretRef", "SecretVerbs", "Stored"]
 _ID = 16
 
 
-class SecretRef(NamedTuple):
-    """Which version of which secret of which tenant is meant; says nothing of its value."""
-
-    tenant: bytes
-    secret_id: bytes
-    name: str
-    version: int
-    state: VersionState
-
-
-class Stored(NamedTuple):
-    """A change to a secret: what the caller may say once the receipt is durable."""
-
-    version: int
-    receipt: Receipt
-
-
-class SecretVerbs(Core):
+class SecretVerbs(BlobVerbs):
     """See the module. `tenant` is a name or a uid; every method raises what `Core.tenant` does."""
 
     def put(
@@ -67,7 +51,8 @@ class SecretVerbs(Core):
         """Store a value as a new version, which becomes current at once unless `pending`.
 
         Args:
-            value: 1 byte to 1 MiB; stays the caller's.
+            value: at least 1 byte; stays the caller's. Above 1 MiB it becomes a blob, whose file is written here and
+                now: `put_stream` is for those that others must not wait for.
             cas: the number that the current version must have, 0 for none.
             grace: seconds that the version before stays leasable by its number.
             kind: what the audit record calls it: a rotation puts as well.
@@ -77,6 +62,21 @@ class SecretVerbs(Core):
             Invalid: the value's size, a text or a duration is out of bounds.
             QuotaExceeded: the tenant may not keep any more.
         """
+        if len(value) > VALUE_MAX:
+            with self.put_stream(
+                tenant,
+                name,
+                actor=actor,
+                cas=cas,
+                description=description,
+                rotate_after=rotate_after,
+                pending=pending,
+                grace=grace,
+                kind=kind,
+                run=run,
+            ) as writer:
+                writer.write(value.view())
+                return writer.finish()
         opened = self.tenant(tenant)
         header = changes.put(
             opened.state,
@@ -98,14 +98,18 @@ class SecretVerbs(Core):
         Raises:
             NotFound: there is no such secret or version.
             Conflict: the version is current, pending or destroyed.
+            IntegrityError: the version's blob does not verify.
             QuotaExceeded: the tenant may not keep any more.
         """
         opened = self.tenant(tenant)
         now = self.now()
         secret = opened.state.secret(name)
-        changes.restore(opened.state, name, to, now=now)
-        header = changes.put(opened.state, name, now=now, new_id=secret.id, source=to)
+        source = changes.restore(opened.state, name, to, now=now)
+        header = changes.put(opened.state, name, now=now, new_id=secret.id, source=to, blob=source.blob)
         event = Event("secret.rollback", "ok", actor, secret=name, version=header["version"], extra={"from": to})
+        if source.blob is not None:
+            shared = self._share(opened, secret, source, source.blob, header["version"])
+            return self._keep(opened, header, shared, event)
         with self._open_value(opened, secret, to) as value:
             return self._store(opened, header, value, event)
 
@@ -179,15 +183,16 @@ class SecretVerbs(Core):
         state = found.state(self.now())
         if state is VersionState.DESTROYED:
             raise NotFound(f"version {found.number} is destroyed", "see: vaultctl history TENANT SECRET")
-        return SecretRef(opened.uid, secret.id, secret.name, found.number, state)
+        blob = 0 if found.blob is None else found.blob.size
+        return SecretRef(opened.uid, secret.id, secret.name, found.number, state, blob)
 
     def sealed_size(self, ref: SecretRef) -> int:
         """Bytes of the sealed value, padding included: at least those of the value. Raises as `prepare_reveal`."""
         secret = self.tenant(ref.tenant).state.by_id.get(ref.secret_id)
-        found = secret.version(ref.version).ref if secret is not None else None
-        if found is None:
+        found = secret.version(ref.version) if secret is not None else None
+        if found is None or found.ref is None:
             raise NotFound(f"version {ref.version} is destroyed", "see: vaultctl history TENANT SECRET")
-        return found.length
+        return found.ref.length if found.blob is None else found.blob.stored
 
     def reveal(self, receipt: Receipt, ref: SecretRef, actor: Actor) -> SecretBytes:
         """Open a value. This is the only way in which one leaves the vault.
@@ -200,33 +205,11 @@ class SecretVerbs(Core):
         Raises:
             Internal: the receipt is not durable, was used, or names something else.
             NotFound: the version was destroyed meanwhile.
+            Invalid: it is a blob: `open_blob` opens those.
             Closed: the value does not verify; recorded, and the tenant stays closed.
         """
-        receipt.spend(ref.tenant, ref.secret_id, ref.version)
-        opened = self.tenant(ref.tenant)
-        secret = opened.state.by_id.get(ref.secret_id)
-        if secret is None:
-            raise NotFound("the secret was deleted meanwhile")
-        try:
-            return self._open_value(opened, secret, ref.version)
-        except IntegrityError as error:
-            event = Event(
-                "secret.open", "failed", actor, secret=ref.name, version=ref.version, reason="the value does not verify"
-            )
-            self.ledger.stage(event, tenant=ref.tenant)
-            raise self._shut(ref.tenant, error.message) from error
-
-    def _open_value(self, opened: OpenTenant, secret: Secret, number: int) -> SecretBytes:
-        found = secret.version(number)
-        if found.ref is None:
-            raise NotFound(f"version {number} is destroyed", "see: vaultctl history TENANT SECRET")
-        return opened.envelope.open(secret.id, number, opened.log.read_attachment(found.ref))
-
-    def _store(self, opened: OpenTenant, header: dict[str, Any], value: SecretBytes, event: Event) -> Stored:
-        attachment = opened.envelope.seal(header["id"], header["version"], value)
-        check_value(self.allowance, opened.state, header, len(attachment))
-        receipt = self._change(event, opened, [Wanted(header, attachment)])
-        return Stored(header["version"], receipt)
+        opened, secret, _ = self._spent(receipt, ref)
+        return self._reveal(opened, secret, ref, actor)
 
     def _alter(self, opened: OpenTenant, header: dict[str, Any], event: Event) -> Stored:
         return Stored(event.version or 0, self._change(event, opened, [Wanted(header)]))

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from vaultd.crypto.stream import MAX_SIZE
+from vaultd.crypto.values import pad
 from vaultd.errors import IntegrityError, NotFound
 from vaultd.vault.log import Ref
 from vaultd.vault.records import TENANT, check_restated, checked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["KEPT_DESTROYED", "Secret", "TenantState", "Version", "VersionState"]
+__all__ = ["KEPT_DESTROYED", "Blob", "Secret", "TenantState", "Version", "VersionState"]
+
+_ID: Final = 16
+_ENTRIES: Final = ([int] * 6, [*[int] * 6, bytes, int])
+"""What a restated version is: six integers, and for one whose value is a blob its file's id and its size."""
 
 KEPT_DESTROYED: Final = 100
 """How many destroyed versions of a secret its history still names; the oldest are forgotten first."""
@@ -43,6 +49,23 @@ class _Phase:
     DESTROYED: Final = 4
 
 
+class Blob(NamedTuple):
+    """The file that is a version's value. Versions of one secret may share one: a rollback does.
+
+    Attributes:
+        file: its random id, 16 bytes; in hex, its name.
+        size: bytes of the content.
+    """
+
+    file: bytes
+    size: int
+
+    @property
+    def stored(self) -> int:
+        """Bytes that count: the content, padded."""
+        return pad(self.size)
+
+
 @dataclass(slots=True)
 class Version:
     """One version of a secret.
@@ -52,7 +75,8 @@ class Version:
         created: wall time, nanoseconds since 1970.
         source: the version that a rollback took its value from.
         until: end of the grace, wall time in nanoseconds; 0 while not superseded.
-        ref: where its sealed value lies; None once destroyed.
+        ref: where its sealed value lies, or its blob's wrapped data key; None once destroyed.
+        blob: the file that is its value; None for a value in the log, and once destroyed.
     """
 
     number: int
@@ -61,6 +85,7 @@ class Version:
     until: int = 0
     source: int = 0
     ref: Ref | None = None
+    blob: Blob | None = None
 
     def state(self, now: int) -> VersionState:
         """The state at wall time `now`, nanoseconds since 1970."""
@@ -109,6 +134,10 @@ class Secret:
             raise NotFound("there is no such version", "see: vaultctl history TENANT SECRET")
         return found
 
+    def blobs(self) -> dict[bytes, Blob]:
+        """The files of its versions, by id."""
+        return {version.blob.file: version.blob for version in self.versions.values() if version.blob is not None}
+
 
 @dataclass(slots=True)
 class TenantState:
@@ -119,12 +148,14 @@ class TenantState:
         by_id: the same secrets by id.
         grants: by grant id, as `access` wrote them.
         live: bytes of the attachments that are still of use.
+        stored: bytes of the blobs that are still of use, each counted once.
     """
 
     secrets: dict[str, Secret] = field(default_factory=dict)
     by_id: dict[bytes, Secret] = field(default_factory=dict)
     grants: dict[str, dict[str, Any]] = field(default_factory=dict)
     live: int = 0
+    stored: int = 0
 
     def secret(self, name: str) -> Secret:
         """The secret of that name; raises `NotFound`."""
@@ -132,6 +163,11 @@ class TenantState:
         if found is None:
             raise NotFound("there is no such secret", "see: vaultctl secrets TENANT")
         return found
+
+    def files(self, ids: Iterable[bytes]) -> set[bytes]:
+        """The blobs that the versions of these secrets name."""
+        known = (self.by_id[item] for item in ids if item in self.by_id)
+        return {file for secret in known for file in secret.blobs()}
 
     def apply(self, header: Mapping[str, Any], ref: Ref) -> None:
         """Add one record.
@@ -158,7 +194,11 @@ class TenantState:
         if number != secret.last + 1 or not ref.length:
             raise _misfit("adds a version out of order, or one without a value")
         secret.last = number
-        version = Version(number, at, _Phase.PENDING, source=header.get("source", 0), ref=ref)
+        blob = _blob(header["file"], header["size"]) if "file" in header and "size" in header else None
+        if (blob is None) != ("file" not in header and "size" not in header):
+            raise _misfit("says half of what a blob is")
+        self._count(secret, blob)
+        version = Version(number, at, _Phase.PENDING, source=header.get("source", 0), ref=ref, blob=blob)
         secret.versions[number] = version
         self.live += ref.length
         self._describe(secret, header)
@@ -206,14 +246,18 @@ class TenantState:
         secret.last = item["last"]
         before = 0
         for entry in item["versions"]:
-            if type(entry) is not list or len(entry) != 6 or any(type(part) is not int for part in entry):
+            if type(entry) is not list or [type(part) for part in entry] not in _ENTRIES:
                 raise _misfit("restates a version in another shape")
-            number, created, phase, until, source, size = entry
+            number, created, phase, until, source, size = entry[:6]
+            blob = _blob(*entry[6:]) if len(entry) > 6 else None
             if not before < number <= secret.last or size < 0:
                 raise _misfit("restates versions out of order")
             if not _Phase.PENDING <= phase <= _Phase.DESTROYED or (phase == _Phase.CURRENT and secret.current):
                 raise _misfit("restates versions that cannot be together")
-            version = secret.versions[number] = Version(number, created, phase, until, source)
+            if blob is not None and phase == _Phase.DESTROYED:
+                raise _misfit("brings a value where none belongs")
+            self._count(secret, blob)
+            version = secret.versions[number] = Version(number, created, phase, until, source, blob=blob)
             before = number
             if phase == _Phase.CURRENT:
                 secret.current = number
@@ -251,7 +295,16 @@ class TenantState:
 
     def _drop(self, secret: Secret) -> None:
         self.live -= sum(version.ref.length for version in secret.versions.values() if version.ref is not None)
+        self.stored -= sum(blob.stored for blob in secret.blobs().values())
         del self.secrets[secret.name], self.by_id[secret.id]
+
+    def _count(self, secret: Secret, blob: Blob | None) -> None:
+        """Count a blob that a version of `secret` is about to get."""
+        known = None if blob is None else secret.blobs().get(blob.file)
+        if known is not None and known != blob:
+            raise _misfit("gives one file two sizes")
+        if blob is not None and known is None:
+            self.stored += blob.stored
 
     def _describe(self, secret: Secret, header: Mapping[str, Any]) -> None:
         secret.updated = max(secret.updated, header["at"])
@@ -278,7 +331,9 @@ class TenantState:
                 raise _misfit("destroys a version that cannot be")
             version.phase = _Phase.DESTROYED
             self.live -= version.ref.length
-            version.ref = None
+            blob, version.ref, version.blob = version.blob, None, None
+            if blob is not None and blob.file not in secret.blobs():
+                self.stored -= blob.stored
         destroyed = [version.number for version in secret.versions.values() if version.phase == _Phase.DESTROYED]
         for number in destroyed[:-KEPT_DESTROYED]:
             del secret.versions[number]
@@ -306,6 +361,7 @@ class TenantState:
                     version.until,
                     version.source,
                     version.ref.length if version.ref is not None and inline else 0,
+                    *(version.blob or ()),
                 ]
                 for version in secret.versions.values()
             ],
@@ -315,6 +371,12 @@ class TenantState:
         if secret.rotate_after:
             item["rotate_after"] = secret.rotate_after
         return item, [(version.number, version.ref) for version in secret.versions.values() if version.ref is not None]
+
+
+def _blob(file: bytes, size: int) -> Blob:
+    if len(file) != _ID or not 1 <= size <= MAX_SIZE:
+        raise _misfit("names a blob that cannot be")
+    return Blob(file, size)
 
 
 def _misfit(what: str) -> IntegrityError:

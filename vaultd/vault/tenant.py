@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from vaultd.crypto.blobkeys import BlobKeys
 from vaultd.crypto.values import Envelope
 from vaultd.vault.state import TenantState
 
@@ -45,6 +46,7 @@ class OpenTenant:
         self.log = log
         self.state = TenantState()
         self.envelope = Envelope(vault_id, uid, log.generation, log.keys.data_key)
+        self.blob_keys = BlobKeys(vault_id, uid, log.generation, log.keys.data_key)
         self.touched: Touched | None = None
         """While a rotation is under way: what changed meanwhile, for it to carry over."""
 

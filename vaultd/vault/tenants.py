@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vaultd.audit.body import Event
 from vaultd.crypto.memory import Key
-from vaultd.errors import Closed, ConfigError, Exists, Halted, Sealed, StoreError
+from vaultd.errors import Closed, ConfigError, Exists, Halted, NotFound, Sealed, StoreError
 from vaultd.vault import entries
 from vaultd.vault.commit import Drop
 from vaultd.vault.core import OURSELVES, Core
@@ -198,6 +198,7 @@ class TenantVerbs(Core):
             drop=[Drop(uid)],
             tenant=None if with_audit else uid,
         )
+        self._end_streams(uid, NotFound("the tenant was deleted meanwhile"))
         self._tenants.pop(uid, None)
         self._closed.pop(uid, None)
         # After the commit, not with it: a crash between the two leaves links to a tenant that no longer is, which
@@ -214,7 +215,7 @@ class TenantVerbs(Core):
             root_rotated=False,
             gone=(
                 "the tenant's key, in the keyring and in memory",
-                "its log with every secret, version and grant: removed, and sealed under that key wherever a copy is",
+                "its log and files with every secret, version and grant: removed, and sealed under that key elsewhere",
             ),
             remains=(_OLD_KEYRING, _OLD_BLOCKS, _LEASED, _AUDIT_GONE if with_audit else _AUDIT_KEPT),
         )

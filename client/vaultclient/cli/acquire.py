@@ -13,7 +13,9 @@ from vaultclient.cli.durations import duration, shown_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vaultclient._calls import Answer
     from vaultclient.cli.app import App
+    from vaultclient.cli.downloads import Range
 
 __all__ = ["Wanted", "acquire", "parse"]
 
@@ -28,6 +30,7 @@ class Wanted(NamedTuple):
     version: int | None = None
     service: str | None = None
     out: str | None = None
+    part: str | None = None
 
 
 def acquire(app: App, wanted: Wanted) -> None:
@@ -44,22 +47,70 @@ def acquire(app: App, wanted: Wanted) -> None:
     if app.token is None:
         given |= {"service": wanted.service, "anchor": "parent"}
     keys.update({name: what for name, what in given.items() if what is not None})
-    with app.receive_value("lease.acquire", keys) as found:
+    part = None
+    if wanted.part is not None:
+        from vaultclient.cli.downloads import parse_range
+
+        part = parse_range(wanted.part)
+    with app.call("lease.acquire", keys) as found:
         about = {"tenant": wanted.tenant, **found.keys}
         if not show_value:
             app.out.json_line(about)
-        elif app.as_json:
-            from vaultclient.cli.values import as_text
-
-            app.out.json_line({**about, **as_text(found.value)})
+        elif found.fd is None and found.tail and part is None:  # nearly always: nothing more is loaded for it
+            _show(app, about, found.tail)
         else:
-            app.out.write_bytes(found.value)
-            if app.out.stdout.isatty():
-                app.out.stdout.write("\n")
-                app.out.note(f"{about['lease']} ends in {shown_duration(about['expires_in'])}")
+            _show_long(app, about, found, part)
 
 
-_TEXTS: Final = {"--ttl": "ttl", "--purpose": "purpose", "--service": "service", "--out": "out", "--version": "version"}
+def _show(app: App, about: dict[str, Any], value: bytearray) -> None:
+    if app.as_json:
+        from vaultclient.cli.values import as_text
+
+        app.out.json_line({**about, **as_text(value)})
+        return
+    app.out.write_bytes(value)
+    _shown(app, about)
+
+
+def _shown(app: App, about: dict[str, Any]) -> None:
+    if app.out.stdout.isatty():
+        app.out.stdout.write("\n")
+        app.out.note(f"{about['lease']} ends in {shown_duration(about['expires_in'])}")
+
+
+def _show_long(app: App, about: dict[str, Any], found: Answer, part: Range | None) -> None:
+    """Print what is long or a range: as it comes, so of any size; with --json what fits a memory file."""
+    from vaultclient.cli.downloads import WHOLE, copy, in_memory
+    from vaultclient.cli.inputs import wipe
+
+    lease = about["lease"]
+    if part is not None or (found.fd is None and not app.as_json):
+        keys = {"lease": lease, **(part or WHOLE).keys()}
+        found = app.call("lease.read", keys if app.as_json else {**keys, "pipe": True})
+    if app.as_json:
+        with found:
+            value = in_memory(found, "without --json it is printed as it comes")
+            try:
+                _show(app, about, value)
+            finally:
+                wipe(value)
+        return
+
+    def why(at: int) -> Answer:
+        return app.call("lease.read", {"lease": lease, "offset": at, "length": 1})
+
+    copy(app, found, part or WHOLE, app.out.write_bytes, why, f"leasing {about['tenant']} {about['secret']}")
+    _shown(app, about)
+
+
+_TEXTS: Final = {
+    "--ttl": "ttl",
+    "--purpose": "purpose",
+    "--service": "service",
+    "--out": "out",
+    "--version": "version",
+    "--range": "part",
+}
 
 
 def parse(arguments: Sequence[str]) -> tuple[Wanted, dict[str, Any]] | None:

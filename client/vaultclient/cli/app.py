@@ -104,12 +104,16 @@ class App:
         Raises:
             VaultError: the daemon's refusal, or no daemon.
         """
+        token = run if run is not None else self.token
+        return self.channel().call(op, keys or {}, run=token, tail=tail, timeout=_SLOW if slow else timeout)
+
+    def channel(self) -> Channel:
+        """The connection."""
         if self._channel is None:
             from vaultclient._transport import Channel
 
             self._channel = Channel(self.socket_path(), timeout=_TIMEOUT)
-        token = run if run is not None else self.token
-        return self._channel.call(op, keys or {}, run=token, tail=tail, timeout=_SLOW if slow else timeout)
+        return self._channel
 
     def items(self, op: str, keys: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Everything in a listing, page by page."""
@@ -129,22 +133,26 @@ class App:
             return self.call(op, keys, tail=value).keys
         from vaultclient._calls import upload_steps
 
-        for step, step_keys, piece in upload_steps(value):
+        for step, step_keys, piece in upload_steps(value, op, keys):
             self.call(step, step_keys, tail=piece)
         return self.call(op, {**keys, "upload": True}).keys
 
     @contextlib.contextmanager
     def receive_value(self, op: str, keys: Mapping[str, Any], *, run: bytes | None = None) -> Iterator[Received]:
-        """Ask for a value, which comes behind the answer or, when long, as a sealed memory file."""
+        """Ask for a value that is to be had whole: it comes behind the answer or, when long, as a sealed memory file.
+
+        Raises:
+            CliError: `invalid`: it is a file too long for that.
+        """
         from vaultclient.cli.inputs import wipe
 
         with self.call(op, keys, run=run) as reply:
-            if reply.fd is None:
+            if reply.fd is None and reply.tail:
                 yield Received(reply.keys, reply.tail)
                 return
-            from vaultclient._memory import read_descriptor
+            from vaultclient.cli.downloads import in_memory
 
-            value = read_descriptor(reply.fd)
+            value = in_memory(reply, "vaultctl get --out FILE writes it to a file, run --fd gives it to a program")
             try:
                 yield Received(reply.keys, value)
             finally:

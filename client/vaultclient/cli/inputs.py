@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from vaultclient.cli.output import Output
 
-__all__ = ["MAX_VALUE", "prompt", "read_file", "slot_secret", "value", "wipe"]
+__all__ = ["MAX_VALUE", "prompt", "read_file", "slot_secret", "stdin", "value", "wipe"]
 
 MAX_VALUE: Final = 1 << 20
-"""The largest value of a secret, in bytes."""
+"""The longest value that is typed, in bytes."""
 
 _MAX_PASSPHRASE: Final = 4096
 _KEY_FILE: Final = (32, 4096)
@@ -59,7 +59,7 @@ def read_file(path: str, limit: int, what: str) -> bytearray:
         CliError: `invalid`: over `limit` bytes. `io`: not readable.
     """
     if path == "-":
-        return _read_all(_stdin(), limit, what)
+        return _read_all(stdin(), limit, what)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
@@ -72,26 +72,19 @@ def read_file(path: str, limit: int, what: str) -> bytearray:
         os.close(descriptor)
 
 
-def _stdin() -> int:
+def stdin() -> int:
+    """Standard input's descriptor. Raises `CliError` (`io`) when it is closed."""
     try:
         return sys.stdin.fileno()
     except (AttributeError, OSError, ValueError):
         raise CliError("io", "standard input is closed") from None
 
 
-def value(file: str | None, question: str, *, strip_newline: bool = False) -> bytearray:
-    """A secret's value: from `file` (`-`: standard input); without one from standard input, or a prompt at a terminal.
-
-    Raises:
-        CliError: `invalid`: empty, or over 1 MiB. `io`: not readable.
-    """
-    if file is None and sys.stdin is not None and not sys.stdin.closed and not os.isatty(_stdin()):
-        file = "-"
-    data = prompt(question, MAX_VALUE, instead="--file") if file is None else read_file(file, MAX_VALUE, "the value")
-    if strip_newline:
-        _strip_newline(data)
+def value(question: str) -> bytearray:
+    """A secret's value, typed at a prompt. Raises `CliError` (`invalid`) when it is empty, or over 1 MiB."""
+    data = prompt(question, MAX_VALUE, instead="--file")
     if not data:
-        raise CliError("invalid", "the value is empty", "a value has 1 byte to 1 MiB")
+        raise CliError("invalid", "the value is empty", "a value has at least 1 byte")
     return data
 
 

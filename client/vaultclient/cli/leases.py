@@ -32,6 +32,7 @@ __all__ = ["COMMANDS"]
     help="value (the default): the value itself, which the grant must let be printed. json: what is known of the "
     "lease, without the value; the default with --json.",
 )
+@click.option("--range", "part", metavar="A-B", help="Only the bytes from A up to, but without, B; from A on: A-.")
 def lease(
     app: App,
     tenant: str,
@@ -41,12 +42,15 @@ def lease(
     version: int | None,
     service: str | None,
     out: str | None,
+    part: str | None,
 ) -> None:
     """Lease one secret and print its value, byte for byte.
 
+    A value of any size: it is written as it comes. What breaks off ends with an error.
+
     Inside a run, within the run's scope. Outside, the lease lives as long as the caller of vaultctl.
     """
-    acquire(app, Wanted(tenant, secret, ttl, purpose, version, service, out))
+    acquire(app, Wanted(tenant, secret, ttl, purpose, version, service, out, part))
 
 
 @verb("renew")

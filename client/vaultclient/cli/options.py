@@ -80,6 +80,9 @@ def slot_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def value_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where a secret's value comes from; without a file, standard input or a prompt."""
+    function = click.option("--sparse", is_flag=True, help="Take a file's holes for the zeros that they read as.")(
+        function
+    )
     function = click.option("--strip-newline", is_flag=True, help="Leave one trailing newline out, as `echo` adds it.")(
         function
     )

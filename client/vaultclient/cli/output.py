@@ -16,7 +16,7 @@ from vaultclient.cli.failures import CliError, plain, prose
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Output", "counted", "fields", "wants_colour"]
+__all__ = ["Output", "counted", "fields", "shown_size", "wants_colour"]
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _GAP = 2
@@ -222,6 +222,15 @@ def fields(data: Mapping[str, Any], *, without: Sequence[str] = (), prefix: str 
         else:
             pairs.append((name, value))
     return pairs
+
+
+def shown_size(count: int) -> str:
+    """Bytes as people read them: `812 B`, `4.0 KiB`, `10.0 GiB`."""
+    size, units = float(count), iter(("KiB", "MiB", "GiB", "TiB"))
+    unit = "B"
+    while size >= 1_024 and (larger := next(units, None)) is not None:
+        size, unit = size / 1_024, larger
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -34,13 +34,19 @@ def _shows(out: Output) -> bool:
 
 @contextlib.contextmanager
 def working(
-    out: Output, what: str, *, patience: float = PATIENCE, clock: Callable[[], float] = time.monotonic
+    out: Output,
+    what: str,
+    *,
+    detail: Callable[[], str] | None = None,
+    patience: float = PATIENCE,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
     """Show `what` and the time that it takes, on standard error, until the block ends; then nothing of it is left.
 
     Args:
         out: where it is shown, if it is.
         what: such as "rotating the root key".
+        detail: how far it is, asked each time; called in another thread.
         patience: seconds.
         clock: seconds that only grow.
     """
@@ -51,12 +57,15 @@ def working(
     began = clock()
     room = out.width() - 1  # the last column of a terminal may wrap
 
+    def told() -> str:
+        return f"{detail()}, " if detail is not None else ""
+
     def show() -> None:
         shown = False
         try:
             while not over.wait(patience):
                 seconds = int(clock() - began)
-                out.stderr.write(_ERASE + plain(f"{what}: {shown_duration(seconds)}")[:room])
+                out.stderr.write(_ERASE + plain(f"{what}: {told()}{shown_duration(seconds)}")[:room])
                 out.stderr.flush()
                 shown = True
         finally:

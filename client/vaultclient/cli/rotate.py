@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vaultclient.cli import inputs
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import secret_argument, tenant_argument, value_options
 from vaultclient.cli.output import counted, fields
 from vaultclient.cli.progress import working
 from vaultclient.cli.secrets import NEVER_ARGV, stored_newline
+from vaultclient.cli.uploads import store
 
 if TYPE_CHECKING:
     from vaultclient.cli.app import App
@@ -45,14 +45,10 @@ def tenant(app: App, tenant: str) -> None:
 @tenant_argument
 @secret_argument
 @value_options
-def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: bool) -> None:
+def secret(app: App, tenant: str, secret: str, file: str | None, strip_newline: bool, sparse: bool) -> None:
     """A new value for a secret that is there, read as put reads it. Holders are told; their leases run on."""
-    value = inputs.value(file, f"new value of {tenant} {secret}", strip_newline=strip_newline)
-    newline = value.endswith(b"\n")
-    try:
-        reply = app.send_value("rotate.secret", {"tenant": tenant, "secret": secret}, value)
-    finally:
-        inputs.wipe(value)
+    keys, question = {"tenant": tenant, "secret": secret}, f"new value of {tenant} {secret}"
+    reply, newline = store(app, "rotate.secret", keys, file, question, strip_newline=strip_newline, sparse=sparse)
     holders = reply.get("holders")
     told = "" if holders is None else f"; {counted(holders, 'holder')} told"
     app.out.done(

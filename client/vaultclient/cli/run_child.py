@@ -18,7 +18,9 @@ from vaultclient._address import encode_token
 from vaultclient._memory import sealed_memfd
 from vaultclient.cli.app import App
 from vaultclient.cli.children import exec_failure, to_default_signals
+from vaultclient.cli.downloads import in_memory
 from vaultclient.cli.failures import CliError, describe
+from vaultclient.cli.inputs import wipe
 from vaultclient.cli.kernel import die_with_parent, set_dumpable
 from vaultclient.cli.progress import working
 from vaultclient.cli.terminal import Terminal
@@ -27,6 +29,7 @@ from vaultclient.errors import VaultError
 if TYPE_CHECKING:
     import socket
 
+    from vaultclient._calls import Answer
     from vaultclient.cli.run_plan import Placed, Plan
     from vaultclient.cli.run_redact import Redaction
 
@@ -129,10 +132,10 @@ def _take_secrets(plan: Plan, link: socket.socket, redaction: Redaction | None) 
             asked: dict[str, Any] = {"tenant": plan.tenant, "secret": placed.secret, "delivery": placed.delivery}
             if plan.purpose is not None:
                 asked["purpose"] = plan.purpose
-            with app.receive_value("lease.acquire", asked, run=token) as found:
-                if redaction is not None:
-                    redaction.teach(found.value)
-                variables[placed.name] = _place(placed, found.value)
+            # A pipe is for the command to read: whoever takes the lease anew later does not ask for it again.
+            keys = {**asked, "pipe": True} if placed.delivery == "fd" else asked
+            with app.call("lease.acquire", keys, run=token) as found:
+                variables.update(_placed(placed, found, redaction))
                 leases.append(
                     {"request": asked, **{key: found.keys[key] for key in ("lease", "version", "expires_in")}}
                 )
@@ -153,6 +156,22 @@ def ask(app: App, plan: Plan, op: str, keys: dict[str, Any], run: bytes | None =
                 if error.code not in _AWAY or left <= 0:
                     raise
             time.sleep(min(_RETRY, left))
+
+
+def _placed(placed: Placed, found: Answer, redaction: Redaction | None) -> dict[str, str | bytes]:
+    """The variables that lead to a leased value."""
+    if found.pipe:
+        descriptor = found.take_fd()
+        assert descriptor is not None  # noqa: S101 - it came with the pipe
+        # How long it is, as the end of a pipe cannot tell a whole value from a broken one.
+        return {placed.name: f"/dev/fd/{_inherited(descriptor)}", f"{placed.name}_SIZE": str(found.length)}
+    value = in_memory(found, f"--fd {placed.name}={placed.secret} hands it over as a file")
+    try:
+        if redaction is not None and "size" not in found.keys:
+            redaction.teach(value)
+        return {placed.name: _place(placed, value)}
+    finally:
+        wipe(value)
 
 
 def _place(placed: Placed, value: bytearray) -> str | bytes:

@@ -60,7 +60,8 @@ class _RunVerb(Verb):
     "by_fd",
     metavar="NAME=SECRET",
     multiple=True,
-    help="Put the path of a sealed memory file with a secret's value into a variable. Repeatable.",
+    help="Put the path of a sealed memory file with a secret's value into a variable. A long file is a pipe instead, "
+    "to be read once: NAME_SIZE says how many bytes make it whole. Repeatable.",
 )
 @click.option(
     "--allow",

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultclient.cli import inputs
+from vaultclient.cli.downloads import WHOLE, copy, parse_range
 from vaultclient.cli.durations import duration, shown_duration, shown_instant
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.options import Whole, secret_argument, tenant_argument, value_options
+from vaultclient.cli.output import shown_size
+from vaultclient.cli.uploads import store
 from vaultclient.cli.values import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultclient._calls import Answer
     from vaultclient.cli.app import App
 
 __all__ = ["COMMANDS", "NEVER_ARGV", "stored_newline"]
@@ -42,13 +47,15 @@ def put(
     secret: str,
     file: str | None,
     strip_newline: bool,
+    sparse: bool,
     cas: int | None,
     description: str | None,
     rotate_after: str | None,
 ) -> None:
     """Store a new version of a secret, byte for byte, from a file, standard input or a hidden prompt.
 
-    The value is never an argument. It has 1 byte to 1 MiB; a trailing newline counts unless --strip-newline is given.
+    The value is never an argument. It may have any size, and goes to vaultd in pieces; a file that changes while it is
+    read, or has holes, is not stored. A trailing newline counts unless --strip-newline is given.
     """
     keys: dict[str, Any] = {"tenant": tenant, "secret": secret}
     if cas is not None:
@@ -57,12 +64,9 @@ def put(
         keys["description"] = description
     if rotate_after is not None:
         keys["rotate_after"] = duration(rotate_after, "span")
-    value = inputs.value(file, f"value of {tenant} {secret}", strip_newline=strip_newline)
-    newline = value.endswith(b"\n")
-    try:
-        version = app.send_value("secret.put", keys, value)["version"]
-    finally:
-        inputs.wipe(value)
+    question = f"value of {tenant} {secret}"
+    reply, newline = store(app, "secret.put", keys, file, question, strip_newline=strip_newline, sparse=sparse)
+    version = reply["version"]
     app.out.done(
         f"{tenant} {secret}: version {version} is current", {"tenant": tenant, "secret": secret, "version": version}
     )
@@ -75,9 +79,15 @@ def put(
 @secret_argument
 @click.option("--version", metavar="N", type=Whole(1), help="Another version than the current one.")
 @click.option("--out", metavar="FILE", help="Write to FILE, made with mode 0600, whole or not at all.")
+@click.option("--range", "part", metavar="A-B", help="Only the bytes from A up to, but without, B; from A on: A-.")
 @click.option("--reveal", is_flag=True, help="Print to a terminal all the same.")
-def get(app: App, tenant: str, secret: str, version: int | None, out: str | None, reveal: bool) -> None:
-    """Reveal a value, byte for byte, to standard output or a file. Admins only; recorded in the tenant's trail."""
+def get(
+    app: App, tenant: str, secret: str, version: int | None, out: str | None, part: str | None, reveal: bool
+) -> None:
+    """Reveal a value, byte for byte, to standard output or a file. Admins only; recorded in the tenant's trail.
+
+    A value of any size: it is written as it comes. What goes to standard output and breaks off ends with an error.
+    """
     if out is None and not reveal and app.out.stdout.isatty():
         raise CliError(
             "invalid",
@@ -87,20 +97,31 @@ def get(app: App, tenant: str, secret: str, version: int | None, out: str | None
     keys: dict[str, Any] = {"tenant": tenant, "secret": secret}
     if version is not None:
         keys["version"] = version
-    if out is None:
+    wanted = parse_range(part) if part is not None else WHOLE
+    keys.update(wanted.keys() if part is not None else {})
+    if out is None and app.as_json:
         with app.receive_value("secret.get", keys) as found:
-            if app.as_json:
-                app.out.json_line({"tenant": tenant, "secret": secret, **found.keys, **as_text(found.value)})
-            else:
-                app.out.write_bytes(found.value)
-                if app.out.stdout.isatty():
-                    app.out.stdout.write("\n")  # so that the prompt does not stand behind the value
+            app.out.json_line({"tenant": tenant, "secret": secret, **found.keys, **as_text(found.value)})
+        return
+
+    def copied(put: Callable[[memoryview], object]) -> dict[str, Any]:
+        answer = app.call("secret.get", {**keys, "pipe": True})
+
+        def why(at: int) -> Answer:
+            return app.call("secret.get", {**keys, "version": answer["version"], "offset": at, "length": 1})
+
+        copy(app, answer, wanted, put, why, f"getting {tenant} {secret}")
+        return answer.keys
+
+    if out is None:
+        copied(app.out.write_bytes)
+        if app.out.stdout.isatty():
+            app.out.stdout.write("\n")  # so that the prompt does not stand behind the value
         return
     from vaultclient.cli.files import private_file
 
-    with private_file(out) as target, app.receive_value("secret.get", keys) as found:
-        target.write(found.value)
-        about = found.keys
+    with private_file(out) as target:
+        about = copied(target.write)
     app.out.done(
         f"version {about['version']} is in {out} ({target.size} bytes, mode 0600)",
         {"tenant": tenant, "secret": secret, **about, "out": out, "size": target.size},
@@ -108,15 +129,24 @@ def get(app: App, tenant: str, secret: str, version: int | None, out: str | None
     app.out.next(f"shred -u {out}, when it is no longer needed")
 
 
+def _sizes(found: list[dict[str, Any]]) -> list[tuple[str, Callable[[dict[str, Any]], object]]]:
+    """A column with sizes, where there are any."""
+    if all(one.get("size") is None for one in found):
+        return []
+    return [("SIZE", lambda one: shown_size(one["size"]) if one.get("size") is not None else "-")]
+
+
 @verb("secrets")
 @tenant_argument
 def secrets(app: App, tenant: str) -> None:
-    """A tenant's secrets, without their values."""
+    """A tenant's secrets, without their values. How long one is, is known of files over 1 MiB."""
+    found = list(app.items("secret.list", {"tenant": tenant}))
     app.out.table(
-        app.items("secret.list", {"tenant": tenant}),
+        found,
         [
             ("SECRET", lambda s: s.get("secret")),
             ("VERSION", lambda s: s.get("version")),
+            *_sizes(found),
             ("UPDATED (UTC)", lambda s: shown_instant(s.get("updated"))),
             ("ROTATE AFTER", lambda s: shown_duration(s["rotate_after"]) if s.get("rotate_after") else "-"),
             ("DESCRIPTION", lambda s: s.get("description")),
@@ -130,12 +160,14 @@ def secrets(app: App, tenant: str) -> None:
 @tenant_argument
 @secret_argument
 def history(app: App, tenant: str, secret: str) -> None:
-    """A secret's versions and their states, without values."""
+    """A secret's versions and their states, without values. How long one is, is known of files over 1 MiB."""
+    found = list(app.items("secret.history", {"tenant": tenant, "secret": secret}))
     app.out.table(
-        app.items("secret.history", {"tenant": tenant, "secret": secret}),
+        found,
         [
             ("VERSION", lambda v: v.get("version")),
             ("STATE", lambda v: v.get("state")),
+            *_sizes(found),
             ("CREATED (UTC)", lambda v: shown_instant(v.get("created"))),
             ("LEASABLE UNTIL (UTC)", lambda v: shown_instant(v.get("until"))),
         ],

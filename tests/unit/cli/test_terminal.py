@@ -522,3 +522,16 @@ def test_pruning_does_not_ask_with_yes(screen: Any, vault: Any, tmp_path: Path) 
     assert shown.end() == 0
     assert "3 lines from" in shown.shown
     assert not vault.records
+def test_progress_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for a detail is asked each time, and shown before the time."""
+    monkeypatch.setenv("TERM", "xterm")
+    near, far = os.openpty()
+    with os.fdopen(far, "w") as terminal:
+        out = Output(as_json=False, quiet=False, stderr=terminal)
+        counts = iter(range(1, 1_000_000))
+        with working(out, "storing f", detail=lambda: f"{next(counts)} B of 9 B", patience=0.001):
+            shown = b""
+            while b"storing f: 2 B of 9 B, 0s" not in shown:
+                shown += os.read(near, 1_000)
+        assert b"storing f: 1 B of 9 B, 0s" in shown
+    os.close(near)

@@ -41,6 +41,7 @@ SAMPLES = {
     "u64": 2**64 - 1,
     "seconds": -1,
     "i32": -1,
+    "bytes": 2**53,
     "request": 5,
     "bool": True,
     "32": TOKEN,
@@ -84,6 +85,8 @@ def legal(op: str, *, every: bool) -> tuple[dict[str, Any], bytes]:
     tail = b"t" * operation.tail.least
     if op == "lease.revoke":
         keys = {"tenant": "x", "secret": "x"} if every else {"lease": "x"}
+    if op == "value.begin" and not every:
+        keys = {"size": 1}
     return keys, tail
 
 
@@ -199,7 +202,8 @@ def legal_reply(op: str, *, every: bool) -> tuple[dict[str, Any], bytes]:
     keys = filled(operation.reply, operation.reply_optional, every=every)
     if operation.items:
         keys["items"] = [filled(operation.items, operation.items_optional, every=every)] * 2
-    keys.pop("memfd", None)
+    for beside in ("memfd", "pipe"):
+        keys.pop(beside, None)
     return keys, b"t" * operation.reply_tail.least
 
 

@@ -79,7 +79,7 @@ def test_worked_example_is_parsed_from_the_document() -> None:
         (codec.MAX_DEPTH, "containers nest {} deep"),
         (MAX_OUTSTANDING, "at most {} wait at a time"),
         (MAX_TAIL, "A value of at most {} bytes (48 KiB)"),
-        (MAX_VALUE, "A longer one, up to {}"),
+        (MAX_VALUE, "Up to {} bytes (1 MiB), `value.begin`"),
         (messages.MAX_MESSAGE, "at most {} characters each"),
         (VERSION, "version {}"),
     ],

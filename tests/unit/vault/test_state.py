@@ -14,10 +14,11 @@ from vaultd.names import secret_name
 from vaultd.vault import changes
 from vaultd.vault.codec import pack, unpack
 from vaultd.vault.log import Ref
-from vaultd.vault.state import KEPT_DESTROYED, Secret, TenantState, VersionState
+from vaultd.vault.state import KEPT_DESTROYED, Blob, Secret, TenantState, VersionState
 
 SECOND = 1_000_000_000
 SECRET = {"id": bytes(16), "name": "a", "created": 1, "updated": 1, "last": 2, "versions": []}
+PUT = {"op": "put", "id": bytes(16), "version": 1, "at": 1, "name": "a"}
 START = 1_767_225_600 * SECOND
 NAME = secret_name("openai/prod")
 OTHER = secret_name("stripe")
@@ -282,6 +283,22 @@ def test_grants_come_and_go() -> None:
         {"op": "secrets", "list": [SECRET | {"id": b"short"}]},
         {"op": "ungrant", "id": "grant_1"},
         {"op": "grant", "grant": {}},
+        PUT | {"file": bytes(16)},
+        PUT | {"size": 1},
+        PUT | {"file": bytes(15), "size": 1},
+        PUT | {"file": bytes(16), "size": 0},
+        PUT | {"file": bytes(16), "size": (1 << 48) + 1},
+        PUT | {"file": "x" * 16, "size": 1},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 2, 0, 0, 100, bytes(16)]]}]},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 2, 0, 0, 100, bytes(16), 1, 1]]}]},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 2, 0, 0, 100, 16, 1]]}]},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 2, 0, 0, 100, bytes(16), True]]}]},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 2, 0, 0, 100, bytes(16), 0]]}]},
+        {"op": "secrets", "list": [SECRET | {"versions": [[1, 1, 4, 0, 0, 0, bytes(16), 1]]}]},
+        {
+            "op": "secrets",
+            "list": [SECRET | {"versions": [[1, 1, 3, 0, 0, 50, bytes(16), 1], [2, 1, 2, 0, 0, 50, bytes(16), 2]]}],
+        },
     ],
 )
 def test_records_that_do_not_follow_are_refused(header: dict[str, Any]) -> None:
@@ -308,7 +325,7 @@ def test_unknown_records_are_of_a_newer_version(header: dict[str, Any]) -> None:
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["put", "pending", "promote", "destroy", "delete", "set", "rollback", "wait", "grant", "ungrant"]
+            ["put", "blob", "pending", "promote", "destroy", "delete", "set", "rollback", "wait", "grant", "ungrant"]
         ),
         st.sampled_from([NAME, OTHER]),
         st.integers(0, 6),
@@ -323,6 +340,8 @@ def perform(book: Book, operation: str, name: str, number: int, grace: int) -> N
     match operation:
         case "put":
             book.put(name, grace=grace)
+        case "blob":
+            book.put(name, grace=grace, blob=Blob(book.made.to_bytes(16, "big"), (2 << 20) + number))
         case "pending":
             book.put(name, pending=True)
         case "promote":
@@ -336,7 +355,8 @@ def perform(book: Book, operation: str, name: str, number: int, grace: int) -> N
                 changes.set_metadata(book.state, known, now=now, description=f"text {number}", rotate_after=number)
             )
         case "rollback":
-            book.put(name, source=changes.restore(book.state, known, number, now=now).number)
+            source = changes.restore(book.state, known, number, now=now)
+            book.put(name, source=source.number, blob=source.blob)
         case "wait":
             book.now += 3600 * SECOND * number
         case "grant":
@@ -364,6 +384,9 @@ def test_replaying_and_restating_give_the_same_state(operations: list[tuple[str,
         assert all((v.ref is None) == (v.state(book.now) is VersionState.DESTROYED) for v in secret.versions.values())
     refs = [v.ref for s in book.state.secrets.values() for v in s.versions.values() if v.ref is not None]
     assert book.state.live == sum(ref.length for ref in refs)
+    kept = [v for s in book.state.secrets.values() for v in s.versions.values() if v.blob is not None]
+    assert all(version.ref is not None for version in kept)
+    assert book.state.stored == sum(blob.stored for blob in {version.blob for version in kept if version.blob})
 
 
 @given(OPERATIONS, OPERATIONS)
@@ -388,4 +411,4 @@ def test_a_restatement_overrides_what_was_said_before(
                 perform(book, *operation)
         restate_all()
         assert copy.by_id == book.state.by_id
-        assert copy.live == book.state.live
+        assert (copy.live, copy.stored) == (book.state.live, book.state.stored)

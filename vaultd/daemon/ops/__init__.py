@@ -10,7 +10,7 @@ import vaultd.daemon.ops.keys
 import vaultd.daemon.ops.leases
 import vaultd.daemon.ops.policies
 import vaultd.daemon.ops.pruning
-import vaultd.daemon.ops.reveals
+import vaultd.daemon.ops.ranges
 import vaultd.daemon.ops.rotation
 import vaultd.daemon.ops.runs
 import vaultd.daemon.ops.secrets

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
 
-_FEATURES: Final = ["memfd", "pipelining", "subscribe", "upload"]
+_FEATURES: Final = ["blobs", "memfd", "pipelining", "subscribe", "upload"]
 _MOST_TOPICS: Final = 1_024
 
 
@@ -66,6 +66,8 @@ def status(call: Call) -> Pending:
             "runs": len(engine.book.runs),
             "leases": len(engine.book.leases),
             "tickets": len(engine.tickets),
+            "uploads": len(engine.blob_uploads),
+            "pipes": len(engine.streams),
         }
         memory = arena_status()
         reserve = engine.vaults.reserve

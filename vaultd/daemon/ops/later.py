@@ -8,17 +8,21 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vaultd.access.denials import denied
 from vaultd.daemon.dispatch import describe
+from vaultd.daemon.handling import Deferred
 from vaultd.daemon.ops.table import Refused, stopping
-from vaultd.errors import Internal, VaultdError
+from vaultd.errors import Internal, NotFound, VaultdError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
+    from vaultd.audit.receipt import Receipt
     from vaultd.daemon.call import Call
-    from vaultd.daemon.handling import Deferred
+    from vaultd.daemon.engine import Engine
+    from vaultd.daemon.handling import Pending
 
-__all__ = ["answering", "begin_task"]
+__all__ = ["answering", "begin_task", "durable", "later"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +37,9 @@ def answering(call: Call, deferred: Deferred) -> Iterator[None]:
         yield
     except VaultdError as error:
         call.failed(error)
-        deferred.settle(Refused(error))
+        # As for what is raised at once: to know what is not there is to know what is.
+        hidden = isinstance(error, NotFound) and not (call.is_admin or call.is_responder)
+        deferred.settle(Refused(denied() if hidden else error))
     except CancelledError:  # of the worker thread's queue
         deferred.settle(stopping())
     except asyncio.CancelledError:
@@ -50,3 +56,34 @@ def begin_task(call: Call, work: Coroutine[None, None, None]) -> None:
     task = call.engine.loop.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+
+
+def later(call: Call, work: Callable[[], Awaitable[Pending]]) -> Deferred:
+    """Answer `call` with what `work` comes to, in a task that is let end by itself when the daemon stops."""
+    deferred = Deferred()
+    call.engine.workers.start(_answer(call, work, deferred))
+    return deferred
+
+
+async def _answer(call: Call, work: Callable[[], Awaitable[Pending]], deferred: Deferred) -> None:
+    with answering(call, deferred):
+        deferred.settle(await work())
+
+
+async def durable(engine: Engine, receipt: Receipt) -> None:
+    """Wait until a staged record is on the disk.
+
+    Raises:
+        Halted: it will never be.
+        Sealed: the vault was sealed meanwhile; nothing may be released any more.
+    """
+    vaults = engine.vaults
+    while not receipt.durable:
+        engine.unsealed()
+        landed = asyncio.Event()
+        vaults.followers.add(landed.set)
+        engine.commit_soon()
+        try:
+            await landed.wait()
+        finally:
+            vaults.followers.discard(landed.set)

@@ -13,7 +13,8 @@ from vaultd.daemon.managers import managed_tenant, manages
 from vaultd.daemon.namespaces import parent_inside
 from vaultd.daemon.ops.inside import run_below, tenant_of_run
 from vaultd.daemon.ops.pages import page
-from vaultd.daemon.ops.reveals import Revealed, by_descriptor
+from vaultd.daemon.ops.ranges import Wanted
+from vaultd.daemon.ops.reveals import Release, Revealed, by_descriptor
 from vaultd.daemon.ops.table import Done, Stopped, operation
 from vaultd.errors import Denied, NotFound
 from vaultd.names import purpose, secret_name, service_name, tenant_name
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vaultd.access.leases import Lease
     from vaultd.access.run import Run
     from vaultd.daemon.call import Call
-    from vaultd.daemon.handling import Pending
+    from vaultd.daemon.handling import Deferred, Pending
     from vaultd.daemon.processes import HeldProcess
     from vaultd.names import SecretName
     from vaultd.vault.secrets import SecretRef
@@ -32,7 +33,7 @@ _LEASABLE = ("current", "previous")
 
 
 @operation("lease.acquire")
-def acquire(call: Call) -> Pending:
+def acquire(call: Call) -> Pending | Deferred:
     """Decide, enter the lease, record it; the value is opened when the record is durable."""
     keys, engine = call.keys, call.engine
     secret = secret_name(keys["secret"])
@@ -132,8 +133,11 @@ def _found(call: Call, uid: bytes, secret: SecretName, decision: Decision) -> Se
     raise denied()
 
 
-def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decision, ref: SecretRef) -> Pending:
+def _entered(
+    call: Call, run: Run, uid: bytes, request: Request, decision: Decision, ref: SecretRef
+) -> Pending | Deferred:
     engine = call.engine
+    wanted = Wanted.of(call, ref)
     leased = Leased(ref.name, ref.secret_id, ref.version)
     lease = engine.book.acquire(run, request, decision, leased, call.now)
     engine.schedule()
@@ -157,15 +161,10 @@ def _entered(call: Call, run: Run, uid: bytes, request: Request, decision: Decis
         "max_ttl": lease.max_ttl,
         "delivery": lease.delivery,
     }
-    return Revealed(
-        call,
-        receipt,
-        ref,
-        keys,
-        descriptor=by_descriptor(call, call.barrier.sealed_size(ref)),
-        still=lambda: engine.is_live(lease),
-        undo=lambda: engine.let_go(lease),
-    )
+    release = Release(call, receipt, ref, still=lambda: engine.is_live(lease), undo=lambda: engine.let_go(lease))
+    if wanted is not None:
+        return wanted.deliver(release, keys, owner=lease, right=lambda: engine.is_live(lease))
+    return Revealed(release, keys, descriptor=by_descriptor(call, call.barrier.sealed_size(ref)))
 
 
 def _lease(call: Call) -> Lease:
@@ -176,6 +175,27 @@ def _lease(call: Call) -> Lease:
     if not call.engine.anchor_lives(lease.run):
         raise denied()
     return lease
+
+
+@operation("lease.read")
+def read(call: Call) -> Pending | Deferred:
+    """A range of what is leased, under the right that the lease is; on record as its acquisition was."""
+    engine, lease = call.engine, _lease(call)
+    uid = lease.run.tenant
+    ref = call.barrier.prepare_reveal(uid, secret_name(lease.secret), lease.version)
+    wanted = Wanted.range_of(call, ref)
+    event = call.event(
+        run=lease.run.id,
+        purpose=lease.purpose,
+        secret=ref.name,
+        version=ref.version,
+        lease=lease.id,
+        delivery=lease.delivery,
+        extra=wanted.facts(),
+        secret_id=ref.secret_id,
+    )
+    release = Release(call, call.record(uid, event), ref, still=lambda: engine.is_live(lease))
+    return wanted.deliver(release, {}, owner=lease, right=lambda: engine.is_live(lease))
 
 
 @operation("lease.renew")

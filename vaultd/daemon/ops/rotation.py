@@ -6,13 +6,12 @@ import asyncio
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from vaultd.access.denials import denied
 from vaultd.daemon.handling import Deferred
+from vaultd.daemon.ops.blobs import announced, keep_blob, storable
 from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import value_of
-from vaultd.errors import NotFound
-from vaultd.names import secret_name, tenant_name
+from vaultd.names import tenant_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from vaultd.daemon.call import Call
     from vaultd.daemon.handling import Pending
     from vaultd.vault.rotation import Rotated
+    from vaultd.vault.secrets import Stored
 
 
 class Recorded(Protocol):
@@ -109,21 +109,19 @@ def rotate_tenant(call: Call) -> Deferred:
 
 
 @operation("rotate.secret")
-def rotate_secret(call: Call) -> Pending:
+def rotate_secret(call: Call) -> Pending | Deferred:
     """A new value for a secret that exists. Who holds the old one is told; old leases run on."""
-    tenant, secret = call.keys["tenant"], secret_name(call.keys["secret"])
-    uid = call.allowed("rotate", tenant, secret)
-    engine, barrier = call.engine, call.barrier
-    try:
-        barrier.history(uid, secret)
-    except NotFound as error:
-        if call.is_admin:
-            raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one") from error
-        call.deny("no such secret", uid, secret=secret)
-        raise denied() from error
+    with announced(call) as upload:
+        uid, secret = storable(call, rotate=True)
+
+    def told(stored: Stored) -> Pending:
+        holders = call.engine.book.leases.of_secret(uid, secret, call.now)
+        call.engine.pushes.secret_rotated(call.keys["tenant"], secret, stored.version, holders)
+        return Done({"version": stored.version, "holders": len({lease.run.id for lease in holders})})
+
+    if upload is not None:
+        return keep_blob(call, upload, uid, rotate=True, told=told)
     with value_of(call) as value:
-        stored = barrier.put(uid, secret, value, actor=call.actor, kind="rotate.secret")
+        stored = call.barrier.put(uid, secret, value, actor=call.actor, kind="rotate.secret")
     call.staged(stored.receipt)
-    holders = engine.book.leases.of_secret(uid, secret, call.now)
-    engine.pushes.secret_rotated(tenant, secret, stored.version, holders)
-    return Done({"version": stored.version, "holders": len({lease.run.id for lease in holders})})
+    return told(stored)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultd.access.decide import listing
 from vaultd.access.denials import denied
 from vaultd.daemon.handling import Deferred
+from vaultd.daemon.ops.blobs import announced, begin_blob, keep_blob, storable, take_chunk
 from vaultd.daemon.ops.later import answering, begin_task
 from vaultd.daemon.ops.pages import page
 from vaultd.daemon.ops.table import Done, operation
 from vaultd.daemon.ops.values import Upload, value_of
+from vaultd.daemon.uploads import BlobUpload
 from vaultd.errors import Invalid, NotFound
 from vaultd.names import SecretName, secret_name
 
@@ -32,35 +34,44 @@ _AT_ONCE: Final = 4_096
 
 @operation("value.begin")
 def begin(call: Call) -> Pending:
-    """Start an upload; who may use it is decided when it is used, and until then it is this connection's alone."""
+    """Start an upload, which is this connection's alone. What may be long is decided upon now, and when it is used; a
+    value that is kept in memory until then, when it is used."""
     call.engine.unsealed()
-    if not call.is_admin:
+    if not call.is_admin and "tenant" not in call.keys:
         call.service()
     context = call.connection.context
     if context.upload is not None:  # first: what it takes is the new one's to use
         context.upload.wipe()
         context.upload = None
-    context.upload = Upload(call.keys["size"], call.engine.uploads, call.facts.uid)
+    if "tenant" in call.keys:
+        context.upload = begin_blob(call)
+    else:
+        context.upload = Upload(call.keys["size"], call.engine.uploads, call.facts.uid)
     call.counted()  # its use is recorded
     return Done()
 
 
 @operation("value.chunk")
-def chunk(call: Call) -> Pending:
+def chunk(call: Call) -> Pending | Deferred:
     """Bytes of the upload. Counted, not recorded one by one: its use is."""
     upload = call.connection.context.upload
     if upload is None:
         raise Invalid("nothing is being uploaded on this connection", "send value.begin first")
+    if isinstance(upload, BlobUpload):
+        return take_chunk(call, upload)
     upload.take(call.keys["offset"], call.tail)
     call.counted()
     return Done({"received": upload.received})
 
 
 @operation("secret.put")
-def put(call: Call) -> Pending:
+def put(call: Call) -> Pending | Deferred:
     """A new version, of a new secret or of one that exists."""
-    keys, secret = call.keys, secret_name(call.keys["secret"])
-    uid = call.allowed("put", keys["tenant"], secret)
+    keys = call.keys
+    with announced(call) as upload:
+        uid, secret = storable(call, rotate=False)
+        if upload is not None:
+            return keep_blob(call, upload, uid, rotate=False, told=lambda stored: Done({"version": stored.version}))
     with value_of(call) as value:
         stored = call.barrier.put(
             uid,
@@ -159,6 +170,7 @@ def _secret(secret: Secret, now: int) -> dict[str, Any]:
         "secret": secret.name,
         "version": secret.current,
         "versions": len(secret.versions),
+        "size": _size(secret.versions.get(secret.current)),
         "description": secret.description,
         "created": secret.created // _SECOND,
         "updated": secret.updated // _SECOND,
@@ -166,6 +178,11 @@ def _secret(secret: Secret, now: int) -> dict[str, Any]:
         "due": due,
         "overdue": due is not None and due * _SECOND <= now,
     }
+
+
+def _size(version: Version | None) -> int | None:
+    """Bytes of a value that is a file. How long another is, its padding hides from all but its reader."""
+    return version.blob.size if version is not None and version.blob is not None else None
 
 
 @operation("secret.history")
@@ -186,6 +203,7 @@ def _version(version: Version, now: int) -> dict[str, Any]:
         "created": version.created // _SECOND,
         "until": version.until // _SECOND if str(state) == "previous" else None,
         "source": version.source or None,
+        "size": _size(version),
     }
 
 

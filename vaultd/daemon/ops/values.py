@@ -39,7 +39,10 @@ class Upload:
                 "the value is empty", "a secret has at least one byte; to end one use: vaultctl secret delete"
             )
         if size > MAX_VALUE:
-            raise Invalid(f"the value has {size} bytes, more than {MAX_VALUE}", "a secret holds up to 1 MiB")
+            raise Invalid(
+                f"the value has {size} bytes, more than {MAX_VALUE}",
+                "over 1 MiB, name its tenant and secret in value.begin",
+            )
         if held.count(uid) + size > held.cap:
             raise QuotaExceeded("this uid has too much under way in unfinished uploads", "finish or drop some first")
         held.add(uid, size)
