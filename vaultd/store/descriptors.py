@@ -102,7 +102,7 @@ def checked_file(fd: int, shown: str, owner: int) -> os.stat_result:
     return facts
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write every byte at `offset`: a short write goes on where it stopped until the system says why it cannot."""
     view = memoryview(data)
     while view:
