@@ -345,7 +345,7 @@ def read_anchor(directory: str) -> Anchor:
         raw = state[512 * index : 512 * index + 512]
         if blake2b(32, b"", b"vaultd.state.sum", raw[:480]) != raw[480:]:
             continue  # torn by a power cut: the other one counts
-        need(raw[:10] == b"vaultdST\x00\x01", "the state file is of another format")
+        need(raw[:10] in (b"vaultdST\x00\x01", b"vaultdST\x00\x02"), "the state file is of another format")
         (sequence,) = struct.unpack_from(">Q", raw, 32)
         (segment,) = struct.unpack_from(">I", raw, 48)
         offset, line = struct.unpack_from(">QQ", raw, 56)

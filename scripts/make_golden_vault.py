@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write tests/vectors/golden/vault-v1*/: one whole vault directory each, and what must come out of it.
+"""Write tests/vectors/golden/vault-v<n>*/: one whole vault directory each, and what must come out of it.
 
 Chance and clock are pinned, so the directory is the same on every run. It is committed once for each format version and
 never made anew: if a later version of the code cannot open it, that version is wrong. `--out DIR` writes elsewhere, to
@@ -72,7 +72,7 @@ class Maker:
     def __init__(self, store: DirectoryStore, chance: Chance) -> None:
         self.clock = ManualClock()
         with SecretBytes.copy_of(PASSPHRASE) as given:
-            create(
+            made = create(
                 store,
                 self.clock,
                 secret=given,
@@ -83,6 +83,7 @@ class Maker:
                 profile=FLOOR,
                 random=chance,
             )
+            self.seal_key = bytes(made.seal_key.view()).decode()
             self.barrier = Barrier.open(store, self.clock, random=chance)
             slot, key = self.barrier.derive(given, SlotKind.PASSPHRASE)
         with key:
@@ -90,7 +91,10 @@ class Maker:
 
     def step(self) -> None:
         self.barrier.ledger.flush()
-        self.clock.advance(61)
+        for seconds in (1, 1, 1, 58):  # three idle epochs, and a pause
+            self.clock.advance(seconds)
+            self.barrier.ledger.evolve()
+            self.barrier.ledger.flush()
 
     def put(self, tenant: str, name: str, value: bytes, **options: Any) -> None:
         with SecretBytes.copy_of(value) as given:
@@ -173,6 +177,7 @@ class Maker:
             "deleted": [facts.name for facts in barrier.tenants(deleted=True) if facts.state == "deleted"],
             "grants": {"acme": [GRANT]},
             "checkpoint": barrier.checkpoint(),
+            "seal_key": self.seal_key,
         }
 
 

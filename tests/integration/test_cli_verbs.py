@@ -230,7 +230,7 @@ def test_init_makes_a_vault_that_the_daemon_opens(tmp_path: Path, daemon: Daemon
     checked = rows(daemon.ctl("--json", "check", "--dir", place, "--passphrase-file", "-", data=b"a passphrase"))[0]
     assert (checked["ok"], checked["seals"]) == (True, True)
     verified = rows(daemon.ctl("--json", "audit", "verify", "--dir", place))[0]
-    assert verified["lines"] == 1
+    assert verified["lines"] == 2
 
 
 def test_verify_names_the_first_bad_line(daemon: Daemon, ctl: Ctl) -> None:

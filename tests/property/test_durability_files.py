@@ -101,6 +101,10 @@ def test_a_flipped_bit_is_found(orderly: bool) -> None:
                     # The older slot may name a heads file that has been replaced since.
                     assert outcome is IntegrityError, where
                     assert bit // 8 // SLOT_SIZE == anchor.slot, where
+            elif path == "seal":
+                assert isinstance(outcome, tuple), where
+                assert outcome[0] == whole, where
+                assert outcome[1].torn_seal, where
             elif path.startswith("heads."):
                 expected = IntegrityError if path == f"heads.{anchor.heads_file % 2}" else tuple
                 assert outcome is expected or isinstance(outcome, expected), where

@@ -73,7 +73,8 @@ class Daemon:
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(config)
         os.chmod(self.config, 0o644)
-        offline.init(self.dir, secret=bytearray(PASSPHRASE), admin_uids=admin_uids, profile=CHEAPEST)
+        made = offline.init(self.dir, secret=bytearray(PASSPHRASE), admin_uids=admin_uids, profile=CHEAPEST)
+        self.seal_key = bytes(made.seal_key.view())
         self.admin = self.client()
         self.start()
         try:

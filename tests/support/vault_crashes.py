@@ -41,6 +41,8 @@ def _step(world: World, rng: random.Random) -> None:
         else:
             world.land()
     elif action == 15:
+        world.clock.advance(rng.choice((0.2, 0.7, 1.1)))
+        world.ledger.evolve()
         world.ledger.tick()
     elif action == 16 and world.flying is None:
         world.reseal()

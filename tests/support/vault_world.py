@@ -7,7 +7,9 @@ opened again must be one of them, and none before the last that was acknowledged
 from __future__ import annotations
 
 import copy
+import json
 import random
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ from vaultd.audit.base import TrailBase
 from vaultd.audit.body import Actor, Event
 from vaultd.audit.chain import Link, Walk
 from vaultd.audit.domain import SYSTEM_UID
+from vaultd.audit.seal import FirstKey
+from vaultd.audit.sealcheck import SealCheck
+from vaultd.audit.sealslots import SLOT_SIZE, choose
 from vaultd.audit.segments import UNBOUNDED, SegmentLimits, base_path, segment_path
 from vaultd.clock import ManualClock
 from vaultd.crypto.hierarchy import RootKeys
@@ -34,13 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vaultd.audit.receipt import Receipt
-    from vaultd.store import Store
+    from vaultd.audit.sealcheck import Finding
+    from vaultd.store import Disk, Store
     from vaultd.vault.commit import Batch
     from vaultd.vault.keyring import Keyring
     from vaultd.vault.log import SealedLog
     from vaultd.vault.recovery import RecoveryReport
 
-__all__ = ["ADMIN", "State", "World", "create_vault", "open_vault", "read_state"]
+__all__ = ["ADMIN", "State", "World", "create_vault", "hold_seal", "open_vault", "read_state"]
 
 ADMIN = Actor("admin", uid=0)
 PASSPHRASE = b"correct horse"
@@ -67,9 +73,9 @@ def secret() -> SecretBytes:
     return SecretBytes.copy_of(PASSPHRASE)
 
 
-def create_vault(store: Store, clock: ManualClock, rng: random.Random) -> None:
-    """A new vault with one cheap passphrase slot."""
-    create(
+def create_vault(store: Store, clock: ManualClock, rng: random.Random) -> bytes:
+    """A new vault with one cheap passphrase slot. Returns the text of its first seal key."""
+    made = create(
         store,
         clock,
         secret=secret(),
@@ -80,6 +86,7 @@ def create_vault(store: Store, clock: ManualClock, rng: random.Random) -> None:
         profile=CHEAPEST,
         random=rng.randbytes,
     )
+    return bytes(made.seal_key.view())
 
 
 def open_vault(
@@ -111,7 +118,7 @@ def read_state(ledger: Ledger) -> State:
 
 def strays(ledger: Ledger, store: Store) -> list[str]:
     """Files that nothing names."""
-    known = {"audit", "heads.0", "heads.1", "keyring", "state", "system", "tenants"}
+    known = {"audit", "heads.0", "heads.1", "keyring", "seal", "state", "system", "tenants"}
     found = [name for name in store.list() if name not in known]
     logs = {entry.uid.hex(): entry for entry in ledger.keyring if not entry.deleted}
     for name in store.list("tenants"):
@@ -160,6 +167,25 @@ def hold_journal(ledger: Ledger) -> None:
         assert last == (ledger.domain(uid).sub_seq, ledger.domain(uid).sub_head)
 
 
+def hold_seal(disk: Disk, key: bytes) -> Finding:
+    """Hold every tag of the journal, and the state beside it, against the first seal key."""
+    slots = [bytearray(disk.peek("seal")[at : at + SLOT_SIZE]) for at in (0, SLOT_SIZE)]
+    files = sorted((path, data) for path, data in disk.files().items() if re.fullmatch(r"audit/[0-9]{6}\.jsonl", path))
+    lines = [(raw, n == 0) for _, data in files for n, raw in enumerate(data.splitlines(keepends=True))]
+    bases = sorted(path for path in disk.files() if path.endswith(".base"))
+    pruned = bases and "audit/000001.jsonl" not in disk.files()
+    base = json.loads(disk.peek(bases[-1]).splitlines()[0]) if pruned else None
+    walk = Walk() if base is None else Walk(Link(base["seq"], bytes.fromhex(base["head"])))
+    with FirstKey.parse(bytearray(key)) as first, choose(slots).chain as state, SealCheck(first, state) as check:
+        for raw, starts in lines:
+            before = walk.at
+            walk.step(raw, first=starts)
+            if walk.tag is not None and walk.tag.seq == walk.at.seq:
+                check.take(walk.tag, before, state.vault_id)
+        check.finish(state)
+        return check.finding(walk.at.seq)
+
+
 class World:
     """One vault, the model of it, and how far it was acknowledged."""
 
@@ -182,8 +208,7 @@ class World:
         self._snapshot_lines = snapshot_lines
         self._segments = segments
         self.checkpoints: list[str] = []
-        if store is None:
-            create_vault(self.store, self.clock, self.rng)
+        self.seal_key = create_vault(self.store, self.clock, self.rng) if store is None else b""
         self.ledger, self.report = self._open()
 
     def _open(self) -> tuple[Ledger, RecoveryReport]:
@@ -354,6 +379,8 @@ class World:
         self.flying = None
         self.ledger, self.report = self._open()
         found = read_state(self.ledger)
+        if self.seal_key:
+            hold_seal(self.store.disk, self.seal_key)
         assert strays(self.ledger, self.store) == []
         self.ledger.flush()
         hold_journal(self.ledger)

@@ -37,12 +37,9 @@ GOLDEN = ROOT / "tests" / "vectors" / "golden" / "vault-v1"
 DECODER = ROOT / "scripts" / "independent_decoder.py"
 KEPT = "24301bf761f956ad7423e8d7924b7176bafefdccff5840ef7169cc607942c84e"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A copy with the modes that a checkout does not keep."""
-    return copied(GOLDEN, tmp_path / "vault")
+SEALED = ROOT / "tests" / "vectors" / "golden" / "vault-v2"
+"""A vault whose journal is sealed forward, and so one whose `state` is of version 2."""
+KEPT_SEALED = "e642a8726940358f60082301b92cb05cdd08acc98659444aaf8ef6497a6ff9c9"
 
 
 def copied(golden: Path, path: Path) -> Path:
@@ -51,6 +48,12 @@ def copied(golden: Path, path: Path) -> Path:
     for item in [path, *path.rglob("*")]:
         item.chmod(0o700 if item.is_dir() else 0o600)
     return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A copy with the modes that a checkout does not keep."""
+    return copied(GOLDEN, tmp_path / "vault")
 
 
 def digest_of(golden: Path) -> str:
@@ -121,12 +124,37 @@ def test_the_golden_vault_opens(path: Path, tmp_path: Path, way: str) -> None:
                             assert hashlib.sha256(value.view()).hexdigest() == version["sha256"]
 
 
-def test_the_golden_vault_is_the_one_that_was_kept() -> None:
+@pytest.mark.parametrize(("golden", "kept"), [(GOLDEN, KEPT), (SEALED, KEPT_SEALED)], ids=["v1", "v2"])
+def test_the_golden_vault_is_the_one_that_was_kept(golden: Path, kept: str) -> None:
     """What today's code would write instead is no fixture: the files are those of the day they were made, for ever."""
-    assert digest_of(GOLDEN) == KEPT
+    assert digest_of(golden) == kept
 
 
-@pytest.mark.parametrize("version", [2, 65_535])
+def test_the_sealed_golden_vault(tmp_path: Path) -> None:
+    """Its values, its seal under the first key, its seals under a slot's secret, and the decoder: all as they were."""
+    path = copied(SEALED, tmp_path / "vault")
+    expected = json.loads((SEALED / "expected.json").read_text())
+    report = offline.verify(str(path), seal_key=bytearray(expected["seal_key"].encode()))
+    assert report.ok
+    assert report.seal is not None
+    assert (report.seal.chain, report.seal.unsealed, report.seal.held) == (1, 0, True)
+    assert report.seal.epochs > 3 * report.seal.tags
+    assert offline.verify(str(path), checkpoint=expected["checkpoint"].encode()).ok
+    secret = bytearray(expected["passphrase"].encode())
+    checked = offline.check(str(path), secret=secret)
+    assert (checked.problems, checked.notes) == ([], [])
+    found = json.loads(decode(path, "--json").stdout)
+    with Vault.open(path, clock=ManualClock(expected["wall"]), passphrase=expected["passphrase"]) as vault:
+        for item in found["secrets"]:
+            secret_ = expected["tenants"][item["tenant"]][item["secret"]]
+            assert item["sha256"] == secret_["versions"][str(secret_["current"])]["sha256"]
+            with vault.tenant(item["tenant"]).reveal(item["secret"]) as value:
+                assert hashlib.sha256(value.view()).hexdigest() == item["sha256"]
+        vault.create_tenant("later")
+    assert offline.verify(str(path), seal_key=bytearray(expected["seal_key"].encode())).ok
+
+
+@pytest.mark.parametrize("version", [3, 65_535])
 @pytest.mark.parametrize("name", ["keyring", "state", "heads"])
 def test_a_newer_version_of_it_is_refused(path: Path, name: str, version: int) -> None:
     """In whichever file it stands, whole in every other way, it is told from damage, and nothing is written."""

@@ -2,7 +2,8 @@
 
 A line is one JSON object in ASCII, its keys in one fixed order, without spaces, ended by a newline. Its last key is
 `hash`: SHA-256(previous hash || SHA-256(the line without that key)). `FORMAT.md` has every rule and a worked example.
-Decoding is strict: a line that is accepted is the only spelling of what it says.
+Decoding is strict: a line that is accepted is the only spelling of what it says. Between the records stand the forward
+seal's tag lines (`tags`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from vaultd.audit import tags
 from vaultd.audit.canonical import MAX_INT, parse_canonical, parse_second
+from vaultd.audit.tags import TAG_FORM, Tag
 from vaultd.errors import FormatVersion, IntegrityError
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ __all__ = [
     "encode",
     "follow",
     "link",
+    "parse",
     "render",
     "verify",
 ]
@@ -43,7 +47,8 @@ GENESIS: Final = bytes(32)
 MAX_LINE: Final = 1 << 20
 """Bytes of the longest line, newline included; longer ones are refused before they are parsed."""
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""The newest that is read: records are of version 1, tag lines of version 2."""
 _HASH_KEY: Final = b',"hash":"'
 _TAIL: Final = len(_HASH_KEY) + 64 + len(b'"}\n')
 
@@ -188,14 +193,30 @@ def encode(line: Line) -> bytes:
     return rendered + _HASH_KEY + line.hash.hex().encode() + b'"}\n'
 
 
-def decode(raw: bytes) -> Line:
-    """Take one line apart, its newline included.
+def parse(raw: bytes) -> Line | Tag:
+    """Take one line apart, its newline included: a record's, or a tag line.
 
     Raises:
         FormatVersion: the line says that it is of a version this code does not read.
         IntegrityError: it is not a line in its one spelling.
     """
     found = _match(raw)
+    return tags.read(found) if found.re is TAG_FORM else _line(found)
+
+
+def decode(raw: bytes) -> Line:
+    """Take a record's line apart, its newline included.
+
+    Raises:
+        FormatVersion, IntegrityError: as `parse`; or it is a tag line.
+    """
+    found = _match(raw)
+    if found.re is TAG_FORM:
+        raise IntegrityError("a tag line stands where a record should")
+    return _line(found)
+
+
+def _line(found: re.Match[bytes]) -> Line:
     tenant, vault, heads, body = found["tenant"], found["vault"], found["heads"], found["body"]
     key, session, sealed = found["key"], found["session"], found["sealed"]
     return Line(
@@ -218,7 +239,7 @@ def _match(raw: bytes) -> re.Match[bytes]:
     """Hold `raw` against the grammar and against the rules of which keys go together."""
     if len(raw) > MAX_LINE:
         raise IntegrityError("the line is longer than any line of a journal")
-    found = _LINE.fullmatch(raw)
+    found = _LINE.fullmatch(raw) or TAG_FORM.fullmatch(raw)
     if found is None:
         said = _ANY_VERSION.match(raw)
         if said is not None and int(said["v"]) > VERSION:
@@ -227,18 +248,26 @@ def _match(raw: bytes) -> re.Match[bytes]:
                 "use the version of vaultd that wrote it, or a later one",
             )
         raise IntegrityError("not a line as a journal writes it" if raw.endswith(b"\n") else "the line is cut short")
-    seq, time, vault, tenant, sub_seq, body, key, session, sealed = found.group(
-        "seq", "time", "vault", "tenant", "sub_seq", "body", "key", "session", "sealed"
-    )
+    seq, time, vault = found.group("seq", "time", "vault")
     try:
         parse_second(time[:19].decode())
     except ValueError as error:
         raise IntegrityError("not a time as the journal writes it") from error
     number = int(seq)
-    if not 1 <= number <= MAX_INT or not 1 <= int(sub_seq) <= MAX_INT:
+    if not 1 <= number <= MAX_INT:
         raise IntegrityError("a number in the line is out of range")
     if vault is None and number == 1:
         raise IntegrityError("the vault's id must stand in the first line")
+    if found.re is not TAG_FORM:
+        _check_record(found, number)
+    return found
+
+
+def _check_record(found: re.Match[bytes], number: int) -> None:
+    """The rules of which keys go together in a record's line."""
+    tenant, sub_seq, body, key, session, sealed = found.group("tenant", "sub_seq", "body", "key", "session", "sealed")
+    if not 1 <= int(sub_seq) <= MAX_INT:
+        raise IntegrityError("a number in the line is out of range")
     if tenant is None:
         # The system always says something in the clear; what it keeps sealed stands beside it.
         if body is None:
@@ -253,7 +282,6 @@ def _match(raw: bytes) -> re.Match[bytes]:
         _check_base64(sealed)
         if session is not None:
             _check_base64(session)
-    return found
 
 
 def _check_base64(text: bytes) -> None:
@@ -275,16 +303,16 @@ def _vouches(text: bytes) -> tuple[Vouch, ...]:
     )
 
 
-def follow(raw: bytes, at: Link, *, first: bool | None = None) -> tuple[Line, Link]:
+def follow(raw: bytes, at: Link, *, first: bool | None = None) -> tuple[Line | Tag, Link]:
     """The line that comes after `at`, checked against it.
 
     Args:
         first: whether it is the first of a segment; when left out, the first of all is the only one.
 
     Raises:
-        FormatVersion, IntegrityError: see `decode`; or its number or its hash is not the one that follows.
+        FormatVersion, IntegrityError: see `parse`; or its number or its hash is not the one that follows.
     """
-    line = decode(raw)
+    line = parse(raw)
     _hold_vault(line.vault, at.seq == 0 if first is None else first)
     return line, _follows(raw, line.seq, line.hash, at)
 
@@ -308,12 +336,16 @@ def _follows(raw: bytes, seq: int, said: bytes, at: Link) -> Link:
 class Walk:
     """A walk along the chain, line by line, holding what can be held without keys.
 
-    Beside the chain: each trail's own count has no gap, and each sealed body names the session that its trail's newest
-    session line of this segment started. A walk that starts midway takes the first line of each trail on trust.
+    Beside the chain: each trail's own count has no gap, each sealed body names the session that its trail's newest
+    session line of this segment started, and the forward seal's epochs are counted without a gap. A walk that starts
+    midway takes the first line of each trail, and the first tag line, on trust.
 
     Args:
         trails: at the start of a segment, how many records each trail has before it, by its uid in hex (None: the
-            system's); then nothing is taken on trust.
+            system's); then no trail is taken on trust.
+
+    Attributes:
+        tag: the newest tag line.
     """
 
     def __init__(
@@ -324,7 +356,9 @@ class Walk:
         self.at = at
         self.lines = 0
         self.vault: bytes | None = None
+        self.tag: Tag | None = None
         self._whole = at.seq == 0 or trails is not None
+        self._from_start = at.seq == 0
         # Records so far, the session's line (0: none known). A session does not go on in the next segment.
         self._trails: dict[bytes | None, tuple[int, int]] = {uid: (n, 0) for uid, n in (trails or {}).items()}
         self._segment = at.seq if self._whole else 0  # the line before the segment's first
@@ -344,11 +378,23 @@ class Walk:
             FormatVersion, IntegrityError: it is bad; the walk stays where it was.
         """
         found = _match(raw)
-        seq, vault, tenant, sub_seq, key, said = found.group("seq", "vault", "tenant", "sub_seq", "key", "hash")
         first = self.at.seq == 0 if first is None else first
+        vault = found["vault"]
         _hold_vault(vault, first)
         if vault is not None and self.vault not in (None, bytes.fromhex(vault.decode())):
             raise IntegrityError("the line is of another vault")
+        if found.re is TAG_FORM:
+            self._step_tag(raw, tags.read(found))
+        else:
+            self._step_record(raw, found, first=first)
+        if first:
+            self._segment = self.at.seq - 1
+        self.lines += 1
+        if vault is not None:
+            self.vault = bytes.fromhex(vault.decode())
+
+    def _step_record(self, raw: bytes, found: re.Match[bytes], *, first: bool) -> None:
+        seq, tenant, sub_seq, key, said = found.group("seq", "tenant", "sub_seq", "key", "hash")
         after = _follows(raw, int(seq), bytes.fromhex(said.decode()), self.at)
         record, session = int(sub_seq), 0 if key is None else int(key)
         known = self._trails.get(tenant)
@@ -366,13 +412,14 @@ class Walk:
                 raise IntegrityError("the line names a session key that its trail does not have")
             elif session != after.seq and (first or session <= self._segment):
                 raise IntegrityError("the line names a session key of the segment before")
-        if first:
-            self._segment = self.at.seq
         self._trails[tenant] = (record, session)
         self.at = after
-        self.lines += 1
-        if vault is not None:
-            self.vault = bytes.fromhex(vault.decode())
+
+    def _step_tag(self, raw: bytes, tag: Tag) -> None:
+        after = _follows(raw, tag.seq, tag.hash, self.at)
+        tags.continues(tag, self.tag, whole=self._from_start)
+        self.tag = tag
+        self.at = after
 
 
 def verify(lines: Iterable[bytes], at: Link = Link(0, GENESIS)) -> Verdict:  # noqa: B008 (immutable)

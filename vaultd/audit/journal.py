@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from vaultd.audit.receipt import Receipt
+    from vaultd.audit.tags import Tag
     from vaultd.store import AppendFile, Store
 
 __all__ = ["DIRECTORY", "START", "Batch", "Entry", "Journal", "Position", "segment_path"]
@@ -51,7 +52,7 @@ START: Final = Position(1, 0, 0, GENESIS)
 class Entry(NamedTuple):
     """A line that follows from the one before it, and where the next one starts."""
 
-    line: Line
+    line: Line | Tag
     after: Position
 
 
@@ -288,6 +289,10 @@ class Journal:
         cut = file.pread(position.offset, file.size - position.offset)
         if cut:
             file.truncate(position.offset)
+        else:
+            # A process that was killed may have written these lines and not flushed them. They count from here on, so
+            # they must be on the disk before an anchor, or the seal's state, says so.
+            file.flush()
         self._taken = self._durable = position
         self.seq, self.head, self._offset = position.seq, position.head, position.offset
         if position.offset:
@@ -302,12 +307,13 @@ class Journal:
         if not self._ready:
             raise Internal("the journal was not resumed")
 
-    def stage(self, line: bytes, head: bytes, receipt: Receipt) -> None:
-        """Put one line, whose hash is `head`, behind those staged."""
+    def stage(self, line: bytes, head: bytes, receipt: Receipt | None = None) -> None:
+        """Put one line, whose hash is `head`, behind those staged; a tag line has no receipt."""
         if not self._offset:
             self._begun = _time(line)
         self._lines.append(line)
-        self._receipts.append(receipt)
+        if receipt is not None:
+            self._receipts.append(receipt)
         self._offset += len(line)
         self.seq += 1
         self.head = head

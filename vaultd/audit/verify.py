@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from vaultd.audit.checkpoint import Checkpoint
     from vaultd.audit.files import Layout
+    from vaultd.audit.seal import SealChain
+    from vaultd.audit.sealcheck import Finding, SealCheck
 
 __all__ = ["Report", "verify_directory", "verify_export"]
 
@@ -42,6 +44,7 @@ class Report:
         not_ruled_out: what may have happened all the same.
         notes: odd things that are no fault of the journal; first of all, where it begins when it was pruned.
         begins: number of the first line that is left.
+        seal: what the seal key found, up to the bad line if there is one; None without a key.
     """
 
     verdict: Verdict
@@ -52,6 +55,7 @@ class Report:
     not_ruled_out: tuple[str, ...]
     notes: tuple[str, ...] = ()
     begins: int = 1
+    seal: Finding | None = None
 
     @property
     def ok(self) -> bool:
@@ -63,6 +67,8 @@ def verify_directory(
     checkpoint: Checkpoint | None = None,
     *,
     key: Callable[[], bytes | None] | None = None,
+    seal: Callable[[], SealCheck] | None = None,
+    newer: Callable[[], SealChain | None] = lambda: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Report:
     """Walk the journal of the vault in `directory`; a daemon may be writing to it meanwhile.
@@ -72,6 +78,8 @@ def verify_directory(
         checkpoint: one whose signature was checked already (`checkpoint.parse`).
         key: gives the vault's checkpoint public key, if there is one, for the checkpoint that the journal was pruned
             by; without it that one's signature is taken on trust, and the report says so.
+        seal: makes the check of every tag against a first seal key, anew for each walk.
+        newer: reads the seal's state, when the walk is over.
         pause: how to wait for the rest of a line that is being written, seconds.
 
     Raises:
@@ -83,7 +91,8 @@ def verify_directory(
     folder = os.path.join(directory, DIRECTORY)
     for _ in range(_TRIES):
         try:
-            return _Check(folder, look(folder), checkpoint, key, pause).run()
+            check = seal() if seal is not None else None
+            return _Check(folder, look(folder), checkpoint, key, check, newer, pause).run()
         except Gone:
             continue  # pruned while we read: begin anew
     raise StoreError(f"the journal in {folder} changes faster than it can be read", "try again")
@@ -98,6 +107,8 @@ class _Check:
         layout: Layout,
         checkpoint: Checkpoint | None,
         key: Callable[[], bytes | None] | None,
+        seal: SealCheck | None,
+        newer: Callable[[], SealChain | None],
         pause: Callable[[float], None],
     ) -> None:
         self._folder = folder
@@ -105,6 +116,8 @@ class _Check:
         self._base = layout.base
         self._checkpoint = checkpoint
         self._key = key
+        self._seal = seal
+        self._newer = newer
         self._pause = pause
         self._pruned_by: Checkpoint | None = None
         self._pruned = self._base is not NEVER_PRUNED
@@ -125,17 +138,18 @@ class _Check:
             line = 0
             for raw in segment_lines(self._folder, segment, self._pause):
                 line += 1
+                before = self._walk.at
                 try:
                     self._walk.step(raw, first=line == 1)
                 except (IntegrityError, FormatVersion) as error:
                     return self._report(path, line, error.message)
-                reason = self._against(line == 1)
+                reason = self._against(line == 1) or self._sealed(before)
                 if reason:
                     return self._report(path, line, reason)
             segment += 1
             if segment > self._layout.last and not os.path.lexists(segment_file(self._folder, segment)):
                 break
-        reason = self._cut()
+        reason = self._cut() or self._end_of_seal()
         return self._report(path, line + 1 if reason else None, reason)
 
     def _hold_base(self) -> str:
@@ -167,6 +181,26 @@ class _Check:
             return "this line is not the one that was signed when the journal was pruned"
         return ""
 
+    def _sealed(self, before: Link) -> str:
+        """What the seal key says against the line just walked, if anything."""
+        tag = self._walk.tag
+        if self._seal is None or tag is None or tag.seq != self._walk.at.seq:
+            return ""
+        try:
+            self._seal.take(tag, before, self._walk.vault or b"")
+        except IntegrityError as error:
+            return error.message
+        return ""
+
+    def _end_of_seal(self) -> str:
+        if self._seal is None:
+            return ""
+        try:
+            self._seal.finish(self._newer())
+        except IntegrityError as error:
+            return error.message
+        return ""
+
     def _cut(self) -> str:
         seq = self._walk.at.seq
         for checkpoint in (self._checkpoint, self._pruned_by):
@@ -180,10 +214,12 @@ class _Check:
         if self._pruned:
             notes.insert(0, self._beginning())
         begins = self._base.seq + 1
+        found = self._seal.finding(walk.at.seq) if self._seal is not None else None
         if not verdict.ok:
-            return Report(verdict, path, walk.vault, walk.trails, (), (), tuple(notes), begins)
-        ruled_out, not_ruled_out = _meaning(self._base.seq, self._checkpoint, pruned=self._pruned)
-        return Report(verdict, path, walk.vault, walk.trails, ruled_out, not_ruled_out, tuple(notes), begins)
+            return Report(verdict, path, walk.vault, walk.trails, (), (), tuple(notes), begins, found)
+        tagged = walk.tag is not None
+        ruled_out, not_ruled_out = _meaning(self._base.seq, self._checkpoint, found, pruned=self._pruned, tagged=tagged)
+        return Report(verdict, path, walk.vault, walk.trails, ruled_out, not_ruled_out, tuple(notes), begins, found)
 
     def _beginning(self) -> str:
         said = f"the journal begins at line {self._base.seq + 1} by checkpoint"
@@ -193,7 +229,9 @@ class _Check:
         return f"{said} of {by.size} lines, signed {timestamp(by.wall)}; what was pruned is not here to be checked"
 
 
-def _meaning(before: int, checkpoint: Checkpoint | None, *, pruned: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _meaning(
+    before: int, checkpoint: Checkpoint | None, found: Finding | None, *, pruned: bool, tagged: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What did not happen, and what may have, when all is well."""
     ruled_out = ["lines changed, removed, added or reordered by anyone who did not recompute every hash after them"]
     not_ruled_out = [
@@ -206,12 +244,21 @@ def _meaning(before: int, checkpoint: Checkpoint | None, *, pruned: bool) -> tup
             f"lines 1 to {before} cut off by someone who can write the journal, and not pruned by an admin: "
             "the vault holds that against its anchor when it is opened",
         )
+    if found is not None:
+        not_ruled_out[:0] = _beyond(found)
+        ruled_out.append(_sealed(found, before))
     if checkpoint is None or checkpoint.size == 0:
-        not_ruled_out.insert(
-            0,
-            "a journal rewritten whole, or cut at its end, by someone who can write it: hashes need no key; "
-            "a checkpoint kept elsewhere rules that out",
-        )
+        if found is None:
+            not_ruled_out.insert(
+                0,
+                "a journal rewritten whole, or cut at its end, by someone who can write it: hashes need no key; "
+                "a checkpoint kept elsewhere rules that out"
+                + (
+                    ", and so does the first seal key"
+                    if tagged
+                    else "; it is not sealed forward, which 'vaultctl audit seal-key' begins"
+                ),
+            )
     elif checkpoint.size < before:
         not_ruled_out.insert(
             0, f"any change to what is left: the checkpoint is of lines 1 to {checkpoint.size}, which were pruned"
@@ -225,6 +272,28 @@ def _meaning(before: int, checkpoint: Checkpoint | None, *, pruned: bool) -> tup
             0, f"lines after {checkpoint.size} rewritten or cut by someone who can write the journal: sign again"
         )
     return tuple(ruled_out), tuple(not_ruled_out)
+
+
+def _sealed(found: Finding, before: int) -> str:
+    text = (
+        f"any change to lines {before + 1} to {found.sealed} since each was sealed, the last at {found.time}, by "
+        "anyone who took the machine over later: without the first key no earlier epoch's tag can be made"
+    )
+    if found.begins > max(2, before + 1):
+        text += f"; for lines before {found.begins}, since that line was written"
+    return text
+
+
+def _beyond(found: Finding) -> list[str]:
+    """What a check with a seal key leaves open."""
+    left = ["what somebody with the first seal key itself, or with an old copy of the seal's state, could have made"]
+    if found.over:
+        left.insert(0, f"changes to lines after {found.sealed}: they are under the next seal chain's first key")
+    elif found.unsealed:
+        left.insert(0, f"changes to the last {found.unsealed} lines, which no tag stands for yet")
+    if not found.held and not found.over:
+        left.insert(0, "a journal cut at its end: this copy is without the seal's state")
+    return left
 
 
 def verify_export(lines: Iterable[bytes]) -> Verdict:

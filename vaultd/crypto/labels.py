@@ -16,6 +16,12 @@ __all__ = [
     "KEY_FILE",
     "NAME",
     "RECORD",
+    "SEAL_ID",
+    "SEAL_IDLE",
+    "SEAL_NEXT",
+    "SEAL_SUM",
+    "SEAL_TAG",
+    "SEAL_TYPED",
     "SLOT_CHECKSUM",
     "SLOT_MARK",
     "SLOT_PAIR",
@@ -49,3 +55,15 @@ KEY_FILE: Final = b"vaultd.keyfile"
 """A key file's content to its slot key."""
 STREAM: Final = b"vaultd.stream"
 """A blob's data key to the key of its stream."""
+SEAL_NEXT: Final = b"vaultd.seal.next"
+"""An epoch's key of the audit's forward seal to the next epoch's."""
+SEAL_IDLE: Final = b"vaultd.seal.idle"
+"""The proof that an epoch was idle, under that epoch's key."""
+SEAL_TAG: Final = b"vaultd.seal.tag"
+"""The tag that ends an epoch, under that epoch's key."""
+SEAL_ID: Final = b"vaultd.seal.id"
+"""What names a first seal key without telling it."""
+SEAL_SUM: Final = b"vaultd.seal.sum"
+"""The unkeyed checksum that tells a torn slot of the seal's state from a whole one."""
+SEAL_TYPED: Final = b"vaultd.seal.key"
+"""The unkeyed checksum at the end of a first seal key's text."""

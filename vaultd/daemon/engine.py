@@ -600,6 +600,7 @@ class Engine:
         if now.boot - self._anchored >= self.config.audit.anchor_seconds * 10**9:
             self._anchored = now.boot
             self.vaults.tick()
+        self.vaults.evolve()
         self._ticks += 1
         if self._ticks % COMPACT_TICKS == 0 and self.vaults.state == "unsealed":
             slices = self.unsealed().compaction()

@@ -171,6 +171,11 @@ class VaultHolder:
             self.on_halt()
         return True
 
+    def evolve(self) -> None:
+        """Let an epoch of the audit's forward seal end."""
+        if self.barrier is not None:
+            self.barrier.ledger.evolve()
+
     @property
     def unflushed(self) -> bool:
         """Whether anything is staged, or being written."""

@@ -119,7 +119,13 @@ class DirectorySlotFile:
             raise IntegrityError(f"{self._shown} was cut", "restore the vault from a backup")
         return data
 
-    def write(self, index: int, data: bytes) -> None:
+    def read_into(self, index: int, buffer: bytearray) -> None:
+        with system_errors("read", self._shown):
+            done = os.preadv(self._fd, [buffer], self._offset(index))
+        if done != self._slot_size or len(buffer) != self._slot_size:  # a regular file gives all that is there
+            raise IntegrityError(f"{self._shown} was cut", "restore the vault from a backup")
+
+    def write(self, index: int, data: bytes | memoryview) -> None:
         if len(data) != self._slot_size:
             raise Internal("a slot is written whole")
         offset = self._offset(index)

@@ -89,7 +89,11 @@ class SlotFile(Protocol):
 
     def read(self, index: int) -> bytes: ...
 
-    def write(self, index: int, data: bytes) -> None:
+    def read_into(self, index: int, buffer: bytearray) -> None:
+        """Read one slot into `buffer`, which has its size: for slots that hold a secret."""
+        ...
+
+    def write(self, index: int, data: bytes | memoryview) -> None:
         """Overwrite one slot durably. A power cut leaves the old bytes, the new ones, or a mix within this slot only.
 
         Raises:

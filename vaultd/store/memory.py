@@ -250,7 +250,7 @@ class MemoryAppendFile:
     def append(self, data: bytes) -> int:
         offset = self._size
         with self._change("append to"):
-            self._store.disk.write(self._file, offset, data, self._path)
+            self._store.disk.write(self._file, offset, bytes(data), self._path)
         self._size = offset + len(data)
         return offset
 
@@ -322,13 +322,16 @@ class MemorySlotFile:
             raise IntegrityError(f"{self._path} was cut", "restore the vault from a backup")
         return data
 
-    def write(self, index: int, data: bytes) -> None:
+    def read_into(self, index: int, buffer: bytearray) -> None:
+        buffer[:] = self.read(index)
+
+    def write(self, index: int, data: bytes | memoryview) -> None:
         if len(data) != self._size:
             raise Internal("a slot is written whole")
         offset = self._offset(index)
         with self._store._mutex, system_errors("write", self._path):
             self._store._alive()
-            self._store.disk.write(self._file, offset, data, self._path)
+            self._store.disk.write(self._file, offset, bytes(data), self._path)
             self._store.disk.flush(self._file, self._path)
 
     def close(self) -> None:

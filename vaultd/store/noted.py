@@ -253,7 +253,10 @@ class _NotedSlotFile:
     def read(self, index: int) -> bytes:
         return self._inner.read(index)
 
-    def write(self, index: int, data: bytes) -> None:
+    def read_into(self, index: int, buffer: bytearray) -> None:
+        self._inner.read_into(index, buffer)
+
+    def write(self, index: int, data: bytes | memoryview) -> None:
         try:
             self._inner.write(index, data)
         finally:

@@ -48,7 +48,7 @@ class _Content:
         del self.own[max(size - self.kept, 0) :]
         self.kept = min(self.kept, size)
 
-    def overwrite(self, offset: int, data: bytes) -> None:
+    def overwrite(self, offset: int, data: bytes | memoryview) -> None:
         whole = bytearray(self.pread(0, self.size))
         whole[offset : offset + len(data)] = data
         self._base, self.kept, self.own = None, 0, whole
@@ -302,7 +302,10 @@ class OverlaySlotFile:
     def read(self, index: int) -> bytes:
         return self._content.pread(self._offset(index), self._size)
 
-    def write(self, index: int, data: bytes) -> None:
+    def read_into(self, index: int, buffer: bytearray) -> None:
+        buffer[:] = self.read(index)
+
+    def write(self, index: int, data: bytes | memoryview) -> None:
         if len(data) != self._size:
             raise Internal("a slot is written whole")
         self._content.overwrite(self._offset(index), data)

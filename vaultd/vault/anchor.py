@@ -2,7 +2,7 @@
 
     offset  bytes
          0      8  magic "vaultdST"
-         8      2  format version (1)
+         8      2  format version: 1, or 2 if the journal is sealed forward
         10      2  flags: bit 0, a change of the keyring may have left files behind
         12      4  zeros
         16     16  vault id
@@ -15,7 +15,10 @@
         72     32  journal: hash of that line
        104     32  keyring hash
        136     32  heads hash
-       168    244  zeros
+       168      4  number of the forward seal's chain; zeros in version 1
+       172      4  zeros
+       176      8  sequence number of the newest tag line; zeros in version 1
+       184    228  zeros
        412      4  journal: the first segment that is left; 0 when none was pruned
        416     32  hash of what that segment follows; zeros when none was pruned
        448     32  MAC over bytes 0 to 447: keyed BLAKE2b-256 under the anchor key
@@ -48,10 +51,10 @@ SLOT_SIZE: Final = 512
 SLOTS: Final = 2
 
 _MAGIC: Final = b"vaultdST"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MAC_AT: Final = 448
 _SUM_AT: Final = 480
-_FIELDS: Final = struct.Struct(">8sHHI16sQQIIQQ32s32s32s")
+_FIELDS: Final = struct.Struct(">8sHHI16sQQIIQQ32s32s32sIIQ")
 _PRUNED: Final = struct.Struct(">I32s")
 _PRUNED_AT: Final = _MAC_AT - _PRUNED.size
 NO_BASE: Final = bytes(32)
@@ -73,6 +76,8 @@ class Anchor:
         keyring: hash of the keyring in force, which lies in `keyring` or, right after its change, in `keyring.next`.
         heads_file, heads: number and hash of the heads snapshot that replaying starts from.
         first, base: the journal's first segment and the hash of what it follows; 1 and zeros until it is pruned.
+        seal: number of the chain that the journal is sealed forward with, 0 for none.
+        tag: sequence number of that chain's newest tag line.
     """
 
     vault_id: bytes
@@ -85,6 +90,8 @@ class Anchor:
     pending: bool = False
     first: int = 1
     base: bytes = NO_BASE
+    seal: int = 0
+    tag: int = 0
 
     @property
     def slot(self) -> int:
@@ -100,7 +107,7 @@ class Anchor:
     def _body(self) -> bytes:
         fields = _FIELDS.pack(
             _MAGIC,
-            _VERSION,
+            2 if self.seal else 1,
             _PENDING if self.pending else 0,
             0,
             self.vault_id,
@@ -113,6 +120,9 @@ class Anchor:
             self.position.head,
             self.keyring,
             self.heads,
+            self.seal,
+            0,
+            self.tag,
         )
         pruned = _PRUNED.pack(0 if self.base == NO_BASE else self.first, self.base)
         return fields.ljust(_PRUNED_AT, b"\0") + pruned
@@ -171,9 +181,25 @@ def _parse(index: int, raw: bytes) -> tuple[Anchor, bytes] | None:
     # Before anything else: nothing of a torn slot may be believed, its version number least of all.
     if _checksum(raw[:_SUM_AT]) != raw[_SUM_AT:]:
         return None
-    (magic, version, flags, _, vault, sequence, wall, segment, number, offset, seq, head, keyring, heads) = (
-        _FIELDS.unpack_from(raw)
-    )
+    (
+        magic,
+        version,
+        flags,
+        _,
+        vault,
+        sequence,
+        wall,
+        segment,
+        number,
+        offset,
+        seq,
+        head,
+        keyring,
+        heads,
+        seal,
+        _,
+        tag,
+    ) = _FIELDS.unpack_from(raw)
     if magic != _MAGIC:
         raise IntegrityError("the state file is not one of ours", _DAMAGED)
     if version > _VERSION:
@@ -184,7 +210,18 @@ def _parse(index: int, raw: bytes) -> tuple[Anchor, bytes] | None:
     first, base = _PRUNED.unpack_from(raw, _PRUNED_AT)
     position = Position(segment, offset, seq, head)
     anchor = Anchor(
-        vault, sequence, wall, position, keyring, number, heads, bool(flags & _PENDING), first=first or 1, base=base
+        vault,
+        sequence,
+        wall,
+        position,
+        keyring,
+        number,
+        heads,
+        bool(flags & _PENDING),
+        first=first or 1,
+        base=base,
+        seal=seal,
+        tag=tag,
     )
     # One spelling only: version 0, unknown flags and bytes where zeros belong fail here, as does a slot moved.
     if anchor._body() != raw[:_MAC_AT] or anchor.slot != index or not 1 <= anchor.first <= segment:

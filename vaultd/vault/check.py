@@ -7,22 +7,26 @@ What needs a key is done by the very code that serves, opened over an overlay th
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from vaultd.audit.chain import decode
+from vaultd.audit.chain import Link, parse
 from vaultd.audit.domain import SYSTEM_UID
 from vaultd.audit.journal import START, Journal
 from vaultd.audit.reader import Bookmark, TrailReader
+from vaultd.audit.sealslots import SLOT_SIZE, SLOTS
 from vaultd.audit.segments import DIRECTORY, base_path, numbers, segment_path
+from vaultd.audit.tags import Tag
 from vaultd.crypto.primitives import ed25519_public
 from vaultd.crypto.slots import slot_public
 from vaultd.errors import IntegrityError, NotFound, Uninitialised, VaultdError
 from vaultd.store.overlay import OverlayStore
 from vaultd.store.reserve import RESERVE
-from vaultd.vault import entries
+from vaultd.vault import entries, forward
 from vaultd.vault.check_blobs import blob_structures, open_blob, unnamed_blobs
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path, log_path
+from vaultd.vault.forward import SEAL, SEAL_NEXT
 from vaultd.vault.keyring import MAX_SIZE, SYSTEM, KeyringFile
 from vaultd.vault.ledger import Ledger
 from vaultd.vault.log import MAGIC, MAX_ATTACHMENT
@@ -33,6 +37,7 @@ from vaultd.vault.tenant import OpenTenant
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vaultd.audit.journal import Position
     from vaultd.clock import Clock
     from vaultd.crypto.hierarchy import RootKeys
     from vaultd.crypto.kdf import Profile
@@ -58,6 +63,8 @@ _ROOT_NAMES: Final = frozenset(
         "living.new",
         "owed",
         RESERVE,
+        SEAL,
+        SEAL_NEXT,
     }
 )
 
@@ -140,7 +147,7 @@ def _structure(store: Store, keyring: Keyring | None, report: CheckReport) -> No
     if keyring is not None:
         # Anchor, keyring and heads against each other: nothing here needs a key.
         report.attempt("the files of the vault", _survey, store, report)
-    report.attempt("audit journal", _journal, store, report)
+    report.attempt("audit journal", _journal, store, keyring, report)
     if keyring is None:
         return
     for entry in keyring:
@@ -157,7 +164,7 @@ def _survey(store: Store, report: CheckReport) -> None:
         report.notes.append(f"{STATE}: one of its two slots is not whole, as a crash leaves it; the other counts")
 
 
-def _journal(store: Store, report: CheckReport) -> None:
+def _journal(store: Store, keyring: Keyring | None, report: CheckReport) -> None:
     names = store.list(DIRECTORY)
     begin, current = START, None
     try:
@@ -168,9 +175,13 @@ def _journal(store: Store, report: CheckReport) -> None:
         found.state.close()
         begin, current = found.base.begin, found.found.anchor.position.segment
     journal = Journal(store, begin=begin, current=current)
+    tags: deque[tuple[Link, Tag]] = deque(maxlen=2)
+    at = begin
     try:
-        for _ in journal.read_from(begin):
-            pass
+        for entry in journal.read_from(begin):
+            if isinstance(entry.line, Tag):
+                tags.append((Link(at.seq, at.head), entry.line))
+            at = entry.after
     finally:
         journal.close()
     known = [n for n in numbers(names) if n >= begin.segment]
@@ -179,6 +190,31 @@ def _journal(store: Store, report: CheckReport) -> None:
     for path in (f"{DIRECTORY}/{name}" for name in names):
         if path not in named:
             report.notes.append(f"{path}: nothing names this file")
+    if keyring is not None and report.attempt(SEAL, _seal_slots, store, report):
+        report.attempt(SEAL, _seal, OverlayStore(store), keyring.vault_id, list(tags), at)
+
+
+def _seal_slots(store: Store, report: CheckReport) -> None:
+    """The slots by themselves: a torn one is no fault."""
+    if not store.exists(SEAL):
+        return
+    report.files += 1
+    file = store.slots(SEAL, SLOT_SIZE, SLOTS)
+    try:
+        kept = forward.read(file)
+    finally:
+        file.close()
+    kept.chain.wipe()
+    if kept.torn:
+        report.notes.append(f"{SEAL}: one of its two slots is not whole, as a crash leaves it; the other counts")
+
+
+def _seal(store: Store, vault_id: bytes, tags: list[tuple[Link, Tag]], end: Position) -> None:
+    """The state of the forward seal against the newest tag lines: it shows whether the journal was cut."""
+    found = forward.find(store, vault_id, tags, end)
+    if found is not None:
+        found.file.close()
+        found.chain.wipe()
 
 
 def _log(store: Store, path: str, report: CheckReport) -> None:
@@ -301,7 +337,10 @@ def _trails(ledger: Ledger, report: CheckReport) -> None:
     root, vault_id = ledger.root_keys, ledger.vault_id
     try:
         for raw, place in ledger.journal.raw_from(ledger.base.begin.place):
-            uid = decode(raw).tenant or SYSTEM_UID
+            line = parse(raw)
+            if isinstance(line, Tag):
+                continue
+            uid = line.tenant or SYSTEM_UID
             owner = ledger.keyring.entry(uid)
             if owner is None:  # deleted together with its trail's key
                 continue

@@ -5,7 +5,7 @@ own while the next batch is staged. `FORMAT.md` has the order as a table, with w
 
     1  keyring.next, whole and flushed
     2  new logs, whole and flushed; records appended to the others, each flushed
-    3  journal lines appended, the journal flushed: they vouch for the records of step 2
+    3  journal lines appended, the journal flushed: they vouch for the records of step 2; then the forward seal's state
     4  the keyring: an anchor that names its new hash (the commit point), the rename, old files removed
     5  the heads snapshot, if one is due
     6  the anchor
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vaultd.vault.anchor import Anchor
     from vaultd.vault.keyring import Keyring
     from vaultd.vault.log import LogFile
+    from vaultd.vault.sealer import SealWrite
 
 __all__ = [
     "KEYRING",
@@ -113,6 +114,8 @@ class Batch:
         root: the keys that authenticate the anchor and the keyring; None while the vault is sealed.
         wall: the highest wall time seen, for the anchor.
         lines: the journal's part.
+        seal: the forward seal's state as of the lines, if it changed.
+        tag: sequence number of its newest tag line, for the anchor.
         end: where the journal stands after it.
         writes: per log, what is appended or, for a log that is not there yet, its whole content.
         keyring: the new keyring, if it changes.
@@ -127,6 +130,8 @@ class Batch:
     root: RootKeys | None = None
     wall: int = 0
     lines: Lines | None = None
+    seal: SealWrite | None = None
+    tag: int = 0
     end: Position | None = None
     writes: dict[LogFile, Write] = field(default_factory=dict)
     keyring: Keyring | None = None
@@ -144,10 +149,14 @@ class Committer:
     Args:
         anchor: the newest one on the disk.
         snapshot: up to where in the journal the heads snapshot that it names is true.
+        seal: number of the chain that the journal is sealed forward with, 0 for none.
     """
 
-    def __init__(self, store: Store, journal: Journal, state: SlotFile, anchor: Anchor, snapshot: Position) -> None:
+    def __init__(
+        self, store: Store, journal: Journal, state: SlotFile, anchor: Anchor, snapshot: Position, seal: int = 0
+    ) -> None:
         self.anchor = anchor
+        self.seal = seal
         self.snapshot = snapshot
         self._store = store
         self._journal = journal
@@ -164,6 +173,9 @@ class Committer:
         # After the records that the lines vouch for: a line on the disk whose record is not looks like tampering.
         if batch.lines is not None:
             self._journal.write(batch.lines)
+        # After the tag is durable: until then the key that it was made with must be where a crash leaves it.
+        if batch.seal is not None:
+            batch.seal.write()
         if keyring_hash is not None:
             self._switch(batch, keyring_hash)
         if batch.heads is not None:
@@ -241,7 +253,12 @@ class Committer:
     def _put(self, batch: Batch, anchor: Anchor) -> None:
         """Write the anchor that follows, as of the end of `batch`."""
         anchor = replace(
-            anchor, sequence=self.anchor.sequence + 1, wall=max(batch.wall, self.anchor.wall), position=_end(batch)
+            anchor,
+            sequence=self.anchor.sequence + 1,
+            wall=max(batch.wall, self.anchor.wall),
+            position=_end(batch),
+            seal=self.seal,
+            tag=max(batch.tag, self.anchor.tag),
         )
         self._state.write(anchor.slot, anchor.encode(_key(batch)))
         self.anchor = anchor

@@ -14,7 +14,7 @@ from vaultd.crypto.memory import Key, SecretBytes
 from vaultd.crypto.primitives import ed25519_pair, random_bytes
 from vaultd.crypto.slots import SlotKind, new_slot
 from vaultd.errors import Exists
-from vaultd.vault import entries
+from vaultd.vault import entries, forward
 from vaultd.vault import heads as heads_file
 from vaultd.vault.anchor import Anchor
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, STATE, heads_path, log_path
@@ -42,6 +42,8 @@ class InitReport(NamedTuple):
     slot_id: int
     created: int
     """Seconds since 1970."""
+    seal_key: SecretBytes
+    """The text of the journal's first seal key, which is nowhere else; the caller's to wipe."""
 
 
 def create(
@@ -112,6 +114,11 @@ def create(
             domain = Domain(SYSTEM, system.audit_public)
             trail = Trail(vault_id, journal, clock, random, domain)
             trail.record(Event("vault.create", "ok", actor))
+            first_key, chain = forward.begin(vault_id, 1)
+            with first_key, chain:
+                forward.stage_first(chain, journal, clock)
+                forward.lay_out(store, forward.SEAL, chain)
+                seal_key = first_key.text()
             lines = journal.take()
             if lines is not None:
                 journal.write(lines)
@@ -123,10 +130,13 @@ def create(
         encoded = heads.encode(position)
         store.create(heads_path(0), encoded)
         hash_ = heads_file.hash_of(encoded)
-        slots = [Anchor(vault_id, seq, clock.wall(), position, keyring_hash, 0, hash_) for seq in (2, 1)]
+        slots = [
+            Anchor(vault_id, seq, clock.wall(), position, keyring_hash, 0, hash_, seal=1, tag=position.seq)
+            for seq in (2, 1)
+        ]
         store.create(STATE, b"".join(anchor.encode(keys.anchor) for anchor in slots))
         store.rename(KEYRING_NEXT, KEYRING)
-    return InitReport(vault_id, checkpoint_public, slot.id, created)
+    return InitReport(vault_id, checkpoint_public, slot.id, created, seal_key)
 
 
 def _clear(store: Store) -> None:
@@ -143,6 +153,6 @@ def _clear(store: Store) -> None:
     # An interrupted creation always left this name, and a finished one never does without the other.
     for directory in _DIRECTORIES:
         store.remove_tree(directory, missing_ok=True)
-    for name in (STATE, heads_path(0)):
+    for name in (STATE, heads_path(0), forward.SEAL):
         store.remove(name, missing_ok=True)
     store.remove(KEYRING_NEXT)

@@ -168,7 +168,7 @@ class Vault:
             profile: Argon2id's cost.
 
         Returns:
-            What to keep: the vault's id and its checkpoint public key.
+            What to keep: the vault's id, its checkpoint public key, and (secret, to be wiped) its first seal key.
 
         Raises:
             Exists: there is a vault, or something else, already.

@@ -22,13 +22,14 @@ from vaultd.crypto.kdf import FLOOR, Profile
 from vaultd.crypto.primitives import random_bytes
 from vaultd.crypto.slots import Slot, SlotKind, derive_slot_key, open_slot_with_key
 from vaultd.errors import Conflict, IntegrityError, Internal, NotFound, Sealed, StoreError, WrongSecret
-from vaultd.vault import entries, recovery
+from vaultd.vault import entries, forward, recovery
 from vaultd.vault.commit import KEYRING, KEYRING_NEXT, Batch, Committer, Drop
 from vaultd.vault.create import create
 from vaultd.vault.keyring import SYSTEM, Entry, Keyring
 from vaultd.vault.logs import LogTable
 from vaultd.vault.pipeline import SNAPSHOT_LINES, Pipeline
 from vaultd.vault.recovery import RecoveryReport
+from vaultd.vault.sealer import Sealer
 from vaultd.vault.unsealed import UnsealedKeys
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vaultd.audit.base import Base
     from vaultd.audit.journal import Position
     from vaultd.audit.receipt import Receipt
+    from vaultd.audit.seal import FirstKey
     from vaultd.clock import Clock
     from vaultd.crypto.hierarchy import RootKeys
     from vaultd.crypto.memory import Key, SecretBytes
@@ -69,6 +71,7 @@ class Ledger:
         minimum: Profile,
         random: Callable[[int], bytes],
         snapshot_lines: int,
+        seal: forward.Found | None,
     ) -> None:
         self.report = report
         """What opening found, completed by the first `unseal`."""
@@ -90,10 +93,16 @@ class Ledger:
         self._domains: dict[bytes, Domain] = {}
         self._names: dict[bytes, str] = {}
         self._logs = LogTable(store, self.vault_id)
-        self._trail = Trail(self.vault_id, journal, _Dating(self, clock), random, self.domain(SYSTEM))
-        self._committer = Committer(store, journal, survey.state, survey.found.anchor, survey.since)
+        self._dating = dating = _Dating(self, clock)
+        self._trail = Trail(self.vault_id, journal, dating, random, self.domain(SYSTEM))
+        sealer = None
+        if seal is not None:
+            sealer = Sealer(seal.chain, seal.file, seal.sequence, journal, dating)
+        anchor = survey.found.anchor
+        number = anchor.seal if seal is None else seal.chain.chain
+        self._committer = Committer(store, journal, survey.state, anchor, survey.since, number)
         self._pipeline = Pipeline(
-            journal, self._trail, self._committer, self._heads, position, self.now, report, snapshot_lines
+            journal, self._trail, self._committer, self._heads, position, self.now, report, snapshot_lines, sealer
         )
         self._pipeline.landed = self._logs.landed
 
@@ -108,6 +117,7 @@ class Ledger:
         minimum: Profile = FLOOR,
         random: Callable[[int], bytes] = random_bytes,
         snapshot_lines: int = SNAPSHOT_LINES,
+        hold_seal: bool = True,
     ) -> Self:
         """Open a vault, sealed. What a crash left is sorted out; the system's own events can be recorded.
 
@@ -116,6 +126,8 @@ class Ledger:
             minimum: the least Argon2id cost of a slot that `derive` accepts.
             random: where salts come from.
             snapshot_lines: journal lines between two heads snapshots, at least.
+            hold_seal: refuse a vault whose forward seal's state does not fit its journal. Without, such a journal goes
+                on unsealed: for `sealing.start`, which begins a new chain.
 
         Raises:
             Uninitialised: there is no vault.
@@ -125,10 +137,18 @@ class Ledger:
         survey = recovery.survey(store)
         journal: Journal | None = None
         report = RecoveryReport()
+        seal: forward.Found | None = None
         try:
             current = survey.found.anchor.position.segment
             journal = Journal(store, begin=survey.base.begin, current=current)
             position = recovery.replay(survey, journal, report)
+            vault_id, anchor = survey.file.keyring.vault_id, survey.found.anchor
+            try:
+                seal = forward.find(store, vault_id, survey.tags, position, (anchor.seal, anchor.tag))
+                report.torn_seal = seal is not None and seal.torn
+            except IntegrityError:
+                if hold_seal:
+                    raise
         except BaseException as error:
             survey.state.close()
             if journal is not None:
@@ -146,6 +166,7 @@ class Ledger:
             minimum=minimum,
             random=random,
             snapshot_lines=snapshot_lines,
+            seal=seal,
         )
         if report.journal_cut:
             ledger.stage(Event("journal.cut", "ok", _VAULTD, public={"bytes": report.journal_cut}))
@@ -184,6 +205,11 @@ class Ledger:
     def store(self) -> Store:
         """The vault directory, for blobs: they are written before a record names them, and read past the ledger."""
         return self._store
+
+    @property
+    def sealed_forward(self) -> bool:
+        """Whether the journal has a forward seal."""
+        return self._pipeline.sealer is not None
 
     @property
     def halted(self) -> bool:
@@ -251,7 +277,7 @@ class Ledger:
             self.open_log(SYSTEM)
             if self.report.repaired:
                 self.stage(Event("vault.recovered", "ok", _VAULTD, public=self.report.public()))
-            if self.report.repaired or self.report.unanchored:
+            if self.report.repaired or self.report.unanchored or self.anchor.seal != self._committer.seal:
                 self._pipeline.want_anchor()
                 self.flush()
             self._drop_abandoned()
@@ -344,13 +370,16 @@ class Ledger:
             if self._keys is not None:
                 self.seal()
             elif not self.halted:
-                self.flush()
+                self.require_running()
+                self._pipeline.settle()
         finally:
             self._closed = True
             self._trail.forget_sessions()
             self._logs.close_files()
             self._journal.close()
             self._survey.state.close()
+            if self._pipeline.sealer is not None:
+                self._pipeline.sealer.close()
 
     # Domains
 
@@ -582,6 +611,42 @@ class Ledger:
         if self._keys is not None and not self.halted:
             self._trail.expire_sessions()
             self._pipeline.want_anchor(at_rest=self.now() - self.anchor.wall >= _AT_REST)
+
+    def evolve(self) -> None:
+        """To be called about once a second, sealed or not: ends an epoch of the journal's forward seal."""
+        if self._pipeline.sealer is not None and not self.halted:
+            self._pipeline.sealer.tick()
+
+    def start_seal(self, actor: Actor) -> FirstKey:
+        """Begin a new seal chain, durably. The old one, if its state fits, hands over in its last tag.
+
+        Afterwards the ledger is only to be closed.
+
+        Returns:
+            The new chain's first key, which is nowhere else; the caller's to wipe.
+        """
+        self.require_running()
+        sealer, journal = self._pipeline.sealer, self._journal
+        number = max(forward.newest_chain(journal), self.anchor.seal) + 1
+        before = "handed over" if sealer is not None else "lost" if number > 1 else "none"
+        first_key, chain = forward.begin(self.vault_id, number)
+        try:
+            with chain:
+                self.stage(Event("audit.seal_key", "ok", actor, public={"before": before, "chain": number}))
+                if sealer is not None:
+                    sealer.stage(first_key.identity())
+                    self._pipeline.sealer = None
+                    sealer.close()
+                forward.stage_first(chain, journal, self._dating)
+                forward.lay_out(self._store, forward.SEAL_NEXT, chain)
+            self.flush()
+            forward.put_in_force(self._store)
+        except BaseException:
+            # What is staged must not be written by closing: a tag line without its state could never be followed.
+            self._pipeline.halted = True
+            first_key.wipe()
+            raise
+        return first_key
 
     def take(self) -> Batch | None:
         """The next batch to write; None when there is none, or one is being written.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vaultd.vault.heads import Heads
     from vaultd.vault.log import SealedLog
     from vaultd.vault.recovery import RecoveryReport
+    from vaultd.vault.sealer import Sealer
     from vaultd.vault.unsealed import UnsealedKeys
 
 __all__ = ["SNAPSHOT_LINES", "Pipeline"]
@@ -45,6 +46,7 @@ class Pipeline:
         position: where the journal goes on.
         now: wall time for the anchor.
         report: how much of the journal is not yet in a snapshot, or anchored.
+        sealer: makes the forward seal's tags; None for a journal that is not sealed forward.
         snapshot_lines: see `SNAPSHOT_LINES`.
 
     Attributes:
@@ -64,6 +66,7 @@ class Pipeline:
         now: Callable[[], int],
         report: RecoveryReport,
         snapshot_lines: int = SNAPSHOT_LINES,
+        sealer: Sealer | None = None,
     ) -> None:
         self.keys: UnsealedKeys | None = None
         self.halted = False
@@ -77,6 +80,7 @@ class Pipeline:
         self._position = position
         self._now = now
         self._snapshot_lines = snapshot_lines
+        self.sealer = sealer
         self._since_snapshot = report.replayed
         self._since_anchor = report.unanchored
         self._closed: deque[Batch] = deque()
@@ -85,7 +89,8 @@ class Pipeline:
     @property
     def dirty(self) -> bool:
         """Whether a flush would have something to do."""
-        return bool(self._closed or self._journal.pending or self.open.anchors)
+        sealing = self.sealer is not None and self.sealer.dirty
+        return bool(self._closed or self._journal.pending or self.open.anchors or sealing)
 
     def require_running(self) -> None:
         """Raise `Halted` after a failed flush."""
@@ -157,9 +162,18 @@ class Pipeline:
     def rest(self) -> None:
         """Leave both anchors and the heads snapshot at the very end, so that the next opening has nothing to replay."""
         self.flush()
+        if self.sealer is not None:
+            self.sealer.settle()
         self.open.anchors = 2
         self._since_snapshot = max(self._since_snapshot, self._snapshot_due)
         self.flush()
+
+    def settle(self) -> None:
+        """Write everything staged, and leave no line without a tag."""
+        self.flush()
+        if self.sealer is not None:
+            self.sealer.settle()
+            self.flush()
 
     @property
     def _snapshot_due(self) -> int:
@@ -169,6 +183,11 @@ class Pipeline:
     def shut(self) -> None:
         """Close the open batch: nothing is added to it any more."""
         batch, self.open = self.open, Batch()
+        if self.sealer is not None:
+            if self.sealer.end_batch():
+                self._since_snapshot += 1
+                self._since_anchor += 1
+            batch.seal, batch.tag = self.sealer.take(), self.sealer.chain.tag_seq
         # Not while sealed: the anchor must say that there is another segment before a line of it is written.
         closing = self.keys is not None and self._journal.full(self._now())
         batch.lines = self._journal.take(closing=closing)

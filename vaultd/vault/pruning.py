@@ -11,6 +11,7 @@ from vaultd.audit.body import Event
 from vaultd.audit.chain import GENESIS, Link, follow
 from vaultd.audit.checkpoint import parse
 from vaultd.audit.domain import SYSTEM_UID
+from vaultd.audit.tags import Tag
 from vaultd.errors import Conflict, FormatVersion, IntegrityError
 from vaultd.vault.core import Core
 
@@ -95,7 +96,8 @@ class PruneVerbs(Core):
             raw, after = next(lines, (b"", place))
             try:
                 line, at = follow(raw, at, first=not place.offset)
-                _continue(line, rows, trails)
+                if not isinstance(line, Tag):
+                    _continue(line, rows, trails)
             except (IntegrityError, FormatVersion) as error:
                 raise type(error)(
                     f"line {at.seq + 1} of the journal: {error.message}", "run 'vaultctl audit verify'"

@@ -8,13 +8,14 @@ torn end of a flush that nobody was told of. `FORMAT.md` has the rules and, cras
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from vaultd.audit import base as base_file
 from vaultd.audit.base import NEVER_PRUNED, Base
-from vaultd.audit.chain import Link, decode, follow
+from vaultd.audit.chain import Link, follow, parse
 from vaultd.audit.segments import DIRECTORY, base_numbers, base_path, numbers, segment_path
+from vaultd.audit.tags import Tag
 from vaultd.errors import IntegrityError, NotFound, Uninitialised
 from vaultd.vault import heads as heads_file
 from vaultd.vault import keyring as keyring_file
@@ -49,6 +50,8 @@ class RecoveryReport:
     """Bytes of the journal's torn end that were cut."""
     torn_anchor: bool = False
     """One of the anchor's two slots was not whole."""
+    torn_seal: bool = False
+    """One of the two slots of the forward seal's state was not whole."""
     keyring: str = "kept"
     """`finished`: a change that was committed was completed; `abandoned`: one that was not was removed."""
     removed: int = 0
@@ -59,7 +62,14 @@ class RecoveryReport:
     @property
     def repaired(self) -> bool:
         """Whether there is anything to tell people of."""
-        return bool(self.journal_cut or self.torn_anchor or self.removed or self.log_cut or self.keyring != "kept")
+        return bool(
+            self.journal_cut
+            or self.torn_anchor
+            or self.torn_seal
+            or self.removed
+            or self.log_cut
+            or self.keyring != "kept"
+        )
 
     def public(self) -> dict[str, int | bool | str]:
         """The report as an audit record says it."""
@@ -69,6 +79,7 @@ class RecoveryReport:
             "log_cut": self.log_cut,
             "removed": self.removed,
             "torn_anchor": self.torn_anchor,
+            "torn_seal": self.torn_seal,
             "unanchored": self.unanchored,
         }
 
@@ -97,6 +108,8 @@ class Survey:
     abandoned: bool
     claims: list[Claim]
     """What lines behind the anchor vouch for, once `replay` has read them: to be verified when there is a key."""
+    tags: list[tuple[Link, Tag]] = field(default_factory=list)
+    """The forward seal's tag lines behind the heads snapshot, each with the place before it, once `replay` has read."""
 
     @property
     def must_sweep(self) -> bool:
@@ -161,7 +174,9 @@ def replay(survey: Survey, journal: Journal, report: RecoveryReport) -> Position
             break
         if entry is None:
             break
-        if entry.line.heads:
+        if isinstance(entry.line, Tag):
+            survey.tags.append((Link(at.seq, at.head), entry.line))
+        elif entry.line.heads:
             claim = split(entry.line.seq, at.head, entry.line.heads)
             if behind:
                 _hold_claim(survey, claim)
@@ -186,9 +201,9 @@ def _hold(journal: Journal, at: Position) -> None:
     found = journal.last_before(at, 2)
     before = Link(journal.begin.seq, journal.begin.head)
     if len(found) == 2:
-        before = Link(at.seq - 1, decode(found[0]).hash)
+        before = Link(at.seq - 1, parse(found[0]).hash)
     # Whether it may be the first of its segment is for those who read the segment.
-    after = follow(found[-1], before, first=decode(found[-1]).vault is not None)[1] if found else before
+    after = follow(found[-1], before, first=parse(found[-1]).vault is not None)[1] if found else before
     if after != (at.seq, at.head):
         raise IntegrityError("the journal is not the one that the anchor speaks of", _RESTORE)
 
@@ -223,7 +238,9 @@ def _take_in(heads: Heads, keyring: Keyring, claim: Claim) -> None:
             heads.set_head(uid, Head(generation, record, tag))
 
 
-def _continue_trail(heads: Heads, line: Line) -> None:
+def _continue_trail(heads: Heads, line: Line | Tag) -> None:
+    if isinstance(line, Tag):
+        return
     trail = line.tenant or SYSTEM
     if trail in heads:
         if line.sub_seq != heads.trail(trail).seq + 1:

@@ -13,7 +13,7 @@ from vaultclient.cli.durations import instant
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import family, verb
 from vaultclient.cli.inputs import read_file
-from vaultclient.cli.offline import verify
+from vaultclient.cli.offline import seal_key, verify
 from vaultclient.cli.options import tenant_argument
 from vaultclient.cli.output import counted
 from vaultclient.cli.progress import working
@@ -226,5 +226,6 @@ COMMANDS = {
         export,
         checkpoint,
         prune,
+        seal_key,
     )
 }

@@ -28,8 +28,16 @@ _KEEP = {
 @click.option("--dir", "directory", metavar="DIR", help=offline.DIRECTORY_HELP)
 @click.option("--admin-uid", "admins", metavar="U", multiple=True, help="Who may be admin: uid or user. Repeatable.")
 @click.option("--label", metavar="WORDS", help="What the first key slot is for.")
+@click.option("--seal-key-out", metavar="FILE", help="Write the first seal key there, mode 0600; not shown then.")
 @slot_options
-def init(app: App, directory: str | None, admins: tuple[str, ...], label: str | None, **sources: Any) -> None:
+def init(
+    app: App,
+    directory: str | None,
+    admins: tuple[str, ...],
+    label: str | None,
+    seal_key_out: str | None,
+    **sources: Any,
+) -> None:
     """Make a new vault and its first key slot. Prints what to keep elsewhere, once. Needs no daemon.
 
     Without --admin-uid, the vault's owner is its admin.
@@ -39,13 +47,16 @@ def init(app: App, directory: str | None, admins: tuple[str, ...], label: str | 
     question = "passphrase of the new vault"
     with (
         slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret),
-        working(app.out, "making the vault"),
+        offline.seal_key_file(seal_key_out) as target,
     ):
-        made = offline.create(place, kind, secret, label or "", uids)
+        with working(app.out, "making the vault"):
+            made, seal_key = offline.create(place, kind, secret, label or "", uids)
+        offline.give_seal_key(app, target, seal_key_out, seal_key, made)
     app.out.record(
         made,
         [("vault", made["vault"]), ("directory", made["dir"]), ("checkpoint key", made["checkpoint_key"])],
     )
+    offline.keep_seal_key(app)
     app.out.note(
         "keep the vault's id and the checkpoint key on another machine: they tell later whether the record is whole"
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vaultclient.cli.output import Output
 
-__all__ = ["MAX_VALUE", "prompt", "read_file", "slot_secret", "stdin", "value", "wipe"]
+__all__ = ["MAX_VALUE", "prompt", "read_file", "slot_secret", "stdin", "value", "warn_if_open", "wipe"]
 
 MAX_VALUE: Final = 1 << 20
 """The longest value that is typed, in bytes."""
@@ -132,7 +132,7 @@ def slot_secret(
         credential_file = _credential_path(credential)
     for path in (passphrase_file, key_file, credential_file):
         if path is not None and path != "-":
-            _warn_if_open(path, out)
+            warn_if_open(path, out)
     if key_file is not None:
         kind, secret = "key-file", _key_bytes(key_file, "the key file")
     elif credential_file is not None:
@@ -177,7 +177,8 @@ def _credential_path(name: str) -> str:
     return os.path.join(directory, name)
 
 
-def _warn_if_open(path: str, out: Output) -> None:
+def warn_if_open(path: str, out: Output) -> None:
+    """Say so when a file that holds a secret can be read by others."""
     try:
         found = os.stat(path)
     except OSError:

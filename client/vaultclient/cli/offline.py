@@ -6,6 +6,7 @@ client without it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,19 +14,31 @@ import click
 
 from vaultclient.cli.failures import CliError
 from vaultclient.cli.group import verb
-from vaultclient.cli.inputs import read_file, slot_secret
+from vaultclient.cli.inputs import read_file, slot_secret, warn_if_open, wipe
 from vaultclient.cli.options import slot_options
 from vaultclient.cli.output import counted
 from vaultclient.cli.progress import working
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vaultclient.cli.app import App
+    from vaultclient.cli.files import PrivateFile
 
-__all__ = ["COMMANDS", "DIRECTORY_HELP", "create", "default_directory", "verify"]
+__all__ = [
+    "COMMANDS",
+    "DIRECTORY_HELP",
+    "create",
+    "default_directory",
+    "give_seal_key",
+    "keep_seal_key",
+    "seal_key",
+    "seal_key_file",
+    "verify",
+]
 
 _MAX_CHECKPOINT: Final = 65_536
+_MAX_SEAL_KEY: Final = 4_096
 
 DIRECTORY_HELP: Final = "The vault's directory; root: /var/lib/vaultd, a user: $XDG_STATE_HOME/vaultd."
 
@@ -52,15 +65,64 @@ def default_directory() -> str:
     return os.path.join(state, "vaultd")
 
 
-def create(directory: str, kind: str, secret: bytearray, label: str, admins: Sequence[int]) -> dict[str, Any]:
-    """Make a vault; returns what its owner must keep."""
+def create(
+    directory: str, kind: str, secret: bytearray, label: str, admins: Sequence[int]
+) -> tuple[dict[str, Any], Any]:
+    """Make a vault; returns what its owner must keep, and apart from it the first seal key, which is secret."""
     made = _vault().init(directory, secret=secret, kind=kind, label=label, admin_uids=list(admins))
-    return {
+    kept = {
         "vault": made.vault_id.hex(),
         "dir": os.path.abspath(directory),
         "checkpoint_key": made.checkpoint_public.hex(),
         "slot": made.slot_id,
     }
+    return kept, made.seal_key
+
+
+@contextlib.contextmanager
+def seal_key_file(path: str | None) -> Iterator[PrivateFile | None]:
+    """The file that a seal key goes to instead of standard output, tried before there is a key.
+
+    Raises:
+        CliError: `exists`: what stands there may be an earlier chain's key, which is needed for what it sealed.
+    """
+    if path is None:
+        yield None
+        return
+    if os.path.lexists(path):
+        raise CliError("exists", f"{path} is there already, and is left alone", "name a file that is not there yet")
+    from vaultclient.cli.files import private_file
+
+    with private_file(path) as target:
+        yield target
+
+
+def give_seal_key(app: App, target: PrivateFile | None, path: str | None, key: Any, about: dict[str, Any]) -> None:
+    """Hand the first seal key over, once: into its file, or in the clear on standard output.
+
+    Args:
+        key: `SecretBytes`; wiped here.
+        about: gets `seal_key`, or with a file `seal_key_file`, for --json.
+    """
+    with key:
+        if target is not None:
+            target.write(key.view())
+            target.write(b"\n")
+            about["seal_key_file"] = path
+        elif app.as_json:
+            about["seal_key"] = bytes(key.view()).decode("ascii")
+        else:
+            app.out.say("first seal key, secret, shown this once:")
+            app.out.write_bytes(key.view())
+            app.out.write_bytes(b"\n")
+
+
+def keep_seal_key(app: App) -> None:
+    """What the operator has to know of the key that was just handed over."""
+    app.out.note(
+        "keep the first seal key on another machine, and secret: it shows later whether the record was changed after "
+        "the fact, and with it one could be forged"
+    )
 
 
 def _lines(app: App, heading: str, texts: Sequence[str]) -> None:
@@ -78,17 +140,41 @@ def _lines(app: App, heading: str, texts: Sequence[str]) -> None:
 @click.option(
     "--checkpoint-key", metavar="HEX", help="The checkpoint key that init printed; the vault's own when left out."
 )
-def verify(app: App, directory: str | None, checkpoint: str | None, checkpoint_key: str | None) -> None:
+@click.option(
+    "--seal-key-file", metavar="F", help="The first seal key: rules out changes by who took the machine over later."
+)
+@click.option("--without-state", is_flag=True, help="With a seal key: DIR is a copy without the seal's state.")
+def verify(
+    app: App,
+    directory: str | None,
+    checkpoint: str | None,
+    checkpoint_key: str | None,
+    seal_key_file: str | None,
+    without_state: bool,
+) -> None:
     """Check the audit chain, without a daemon and without keys; names the first bad line. Ends with 65 if there is one.
 
-    Says what it could rule out and what not: a chain without a key can be rewritten whole, unless a checkpoint is kept
-    elsewhere.
+    Says what it could rule out and what not: a chain without a key can be rewritten whole, unless a checkpoint or the
+    first seal key is kept elsewhere.
     """
+    if without_state and seal_key_file is None:
+        raise CliError("invalid", "--without-state says something about --seal-key-file only", "give both, or neither")
     place = directory if directory is not None else default_directory()
     statement = bytes(read_file(checkpoint, _MAX_CHECKPOINT, "the checkpoint")) if checkpoint is not None else None
     key = _hex(checkpoint_key) if checkpoint_key is not None else None
-    with working(app.out, "verifying the audit chain"):
-        found = _vault().verify(place, checkpoint=statement, checkpoint_key=key)
+    sealed = None
+    if seal_key_file is not None:
+        if seal_key_file != "-":
+            warn_if_open(seal_key_file, app.out)
+        sealed = read_file(seal_key_file, _MAX_SEAL_KEY, "the seal key")
+    try:
+        with working(app.out, "verifying the audit chain"):
+            found = _vault().verify(
+                place, checkpoint=statement, checkpoint_key=key, seal_key=sealed, without_state=without_state
+            )
+    finally:
+        if sealed is not None:
+            wipe(sealed)
     verdict = found.verdict
     about: dict[str, Any] = {
         "verified": found.ok,
@@ -102,26 +188,53 @@ def verify(app: App, directory: str | None, checkpoint: str | None, checkpoint_k
         "not_ruled_out": list(found.not_ruled_out),
         "notes": list(found.notes),
     }
+    if found.seal is not None:
+        about["seal"] = found.seal._asdict()
     if not found.ok:
         about.update(line=verdict.bad_line, reason=verdict.reason)
         if app.as_json:
             app.out.json_line(about)
         where = os.path.join(os.path.basename(os.path.dirname(found.file)), os.path.basename(found.file))
-        raise CliError(
-            "integrity",
-            f"{where}: line {verdict.bad_line}: {verdict.reason}",
-            f"the {verdict.bad_line - 1} lines before it verify; nothing from it on can be relied upon",
-        )
+        hint = f"the {verdict.bad_line - 1} lines before it verify; nothing from it on can be relied upon"
+        if found.seal is not None:
+            hint = "nothing verifies under this seal key: first make sure that it is the right one"
+            if found.seal.sealed:
+                hint = f"lines 1 to {found.seal.sealed} verify under the seal key; nothing behind can be relied upon"
+        raise CliError("integrity", f"{where}: line {verdict.bad_line}: {verdict.reason}", hint)
     if app.as_json:
         app.out.json_line(about)
         return
+    seal = found.seal
     walked = f"{counted(verdict.lines, 'line')} of {counted(found.trails, 'trail')}"
     app.out.say(f"{walked} verify; head {verdict.head.hex()[:16]}...")
+    if seal is not None:
+        app.out.say(f"{counted(seal.tags, 'tag')} over {seal.epochs:,} epochs verify under the seal key")
+        behind = f"; {counted(seal.unsealed, 'line')} behind it" if seal.unsealed else ""
+        app.out.say(f"sealed up to line {seal.sealed}, {seal.time}{behind}")
     _lines(app, "ruled out:", found.ruled_out)
     _lines(app, "not ruled out:", found.not_ruled_out)
     _lines(app, "notes:", found.notes)
-    if checkpoint is None:
+    if checkpoint is None and seal is None:
         app.out.next("vaultctl audit checkpoint --out FILE, and keep FILE on another machine")
+
+
+@verb("seal-key")
+@click.option("--dir", "directory", metavar="DIR", help=DIRECTORY_HELP)
+@click.option("--out", metavar="FILE", help="Write the key there, mode 0600, instead of showing it.")
+def seal_key(app: App, directory: str | None, out: str | None) -> None:
+    """Begin a new forward seal of the audit journal and print its first key, once. The vault must not be open.
+
+    For a vault that has no forward seal yet, for a first key that was lost, and after restoring a backup. The old chain
+    hands over to the new one if its state is there, and the new key covers every line before.
+    """
+    place = directory if directory is not None else default_directory()
+    with seal_key_file(out) as target:
+        started = _vault().start_seal(place)
+        about = {"vault": started.vault_id.hex(), "chain": started.chain, "line": started.line}
+        give_seal_key(app, target, out, started.seal_key, about)
+    app.out.done(f"line {started.line} begins seal chain {started.chain}", about)
+    keep_seal_key(app)
+    app.out.next("vaultctl audit verify --seal-key-file FILE")
 
 
 def _hex(text: str) -> bytes:

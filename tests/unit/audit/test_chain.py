@@ -197,7 +197,7 @@ def test_the_vaults_id_stands_in_the_first_line_of_a_segment_alone() -> None:
         walk.step(named, first=True)
 
 
-@pytest.mark.parametrize("version", [2, 17])
+@pytest.mark.parametrize("version", [3, 17])
 def test_a_line_of_a_later_version_says_so(version: int) -> None:
     """A later version is told apart from damage, so that nobody takes it for an attack, nor cuts it."""
     with pytest.raises(FormatVersion):

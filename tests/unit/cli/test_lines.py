@@ -32,7 +32,7 @@ FAMILIES = {
     "service": {"add", "list", "remove"},
     "grant": {"add", "list", "remove"},
     "rotate": {"root", "tenant", "secret"},
-    "audit": {"show", "verify", "export", "checkpoint", "prune"},
+    "audit": {"show", "verify", "export", "checkpoint", "prune", "seal-key"},
 }
 PATHS = [[one] for one in VERBS] + [[one, two] for one, those in FAMILIES.items() for two in sorted(those)]
 

@@ -522,6 +522,8 @@ def test_pruning_does_not_ask_with_yes(screen: Any, vault: Any, tmp_path: Path) 
     assert shown.end() == 0
     assert "3 lines from" in shown.shown
     assert not vault.records
+
+
 def test_progress_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for a detail is asked each time, and shown before the time."""
     monkeypatch.setenv("TERM", "xterm")

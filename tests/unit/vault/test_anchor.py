@@ -125,10 +125,24 @@ def test_of_another_vault() -> None:
 def test_a_newer_format_is_named() -> None:
     """A whole slot of a later format is not taken for damage."""
     raw = bytearray(ANCHOR.encode(KEY))
-    raw[8:10] = b"\0\2"
+    raw[8:10] = b"\0\3"
     raw[480:] = _sum(bytes(raw[:480]))
-    with pytest.raises(FormatVersion, match="format 2"):
+    with pytest.raises(FormatVersion, match="format 3"):
         choose((bytes(SLOT_SIZE), bytes(raw)))
+
+
+def test_a_forward_seal_raises_the_version() -> None:
+    """An anchor of a journal that is sealed forward is of version 2, which older programs name; any other is of 1."""
+    sealed = replace(ANCHOR, seal=7)
+    assert sealed.encode(KEY)[8:10] == b"\0\2"
+    assert ANCHOR.encode(KEY)[8:10] == b"\0\1"
+    assert choose(_slots(sealed)).anchor == sealed
+    for version, seal in ((1, 7), (2, 0)):
+        raw = bytearray(replace(ANCHOR, seal=seal).encode(KEY))
+        raw[8:10] = version.to_bytes(2, "big")
+        raw[480:] = _sum(bytes(raw[:480]))
+        with pytest.raises(IntegrityError, match="form"):
+            choose((bytes(SLOT_SIZE), bytes(raw)))
 
 
 def test_nothing_whole() -> None:

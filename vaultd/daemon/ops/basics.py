@@ -111,6 +111,11 @@ def _warnings(call: Call) -> list[str]:
     with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
         warnings += warnings_for(call.connection.peer_process())
     if call.is_admin:
+        ledger = engine.vaults.ledger
+        if ledger is not None and not ledger.sealed_forward:
+            warnings.append(
+                "the audit journal is not sealed forward: stop vaultd and run 'vaultctl audit seal-key' to begin that"
+            )
         shared = engine.shared_uids()
         if shared:
             warnings.append(
