@@ -226,6 +226,24 @@ class TestProcesses:
             deadline -= 1
         assert deadline, "the lease outlived its process"
 
+    def test_a_child_run_is_claimed_inside(self, world: World) -> None:
+        """Where no child can be named by its number, a child run is handed to one by its token, and ends with it."""
+
+        def there() -> Any:
+            with Raw(world.socket) as raw:
+                top = raw.call("run.open", {"tenant": "acme", "scope": ["openai/*"]}).header["token"]
+                child = raw.call("run.open", {"scope": ["openai/prod"]}, run=top).header["token"]
+
+                def below() -> Any:
+                    os.setsid()
+                    with Raw(world.socket) as own:
+                        claimed = own.call("run.claim", run=child).header["claimed"]
+                        return claimed, own.call("lease.acquire", {"secret": "openai/prod"}, run=child).code
+
+                return forked(below), raw.call("lease.acquire", {"secret": "openai/prod"}, run=child).code
+
+        assert contained(there, uid=AGENT, flags=ROOTLESS) == ((True, ""), "denied")
+
     def test_a_parent_outside_is_no_anchor(self, world: World) -> None:
         """The first process of a container has its runtime for a parent: nothing is tied to that."""
         keys = {**PROD, "anchor": "parent"}

@@ -92,7 +92,7 @@ def runs(app: App, tenant: str | None) -> None:
     """Live runs: those that the caller opened, or as admin all, or a TENANT's. Child runs stand below their parent."""
     found = app.items("run.list", {} if tenant is None else {"tenant": tenant})
     app.out.table(
-        found if app.as_json else _in_trees(found),
+        found if app.out.as_json else _in_trees(found),
         [
             ("RUN", lambda r: " " * r.get("depth", 0) + r["run"]),
             *([("TENANT", lambda r: r.get("tenant"))] if tenant is None else []),
