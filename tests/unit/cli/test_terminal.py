@@ -501,7 +501,7 @@ def test_a_failure_takes_the_line_back_too(monkeypatch: pytest.MonkeyPatch) -> N
     os.close(near)
 
 
-@pytest.mark.parametrize(("key", "status", "left"), [("y\r", 0, 0), ("n\r", 2, 3), ("\r", 2, 3), ("\x03", 130, 3)])
+@pytest.mark.parametrize(("key", "status", "left"), [("y\r", 0, 0), ("n\r", 2, 3), ("\r", 2, 3), ("\x04", 130, 3)])
 def test_pruning_asks_first(screen: Any, vault: Any, tmp_path: Path, key: str, status: int, left: int) -> None:
     """What goes is said, and goes only when the person says so; nothing typed is no."""
     vault.records = [{"kind": "x"}] * 3
