@@ -111,6 +111,14 @@ class DirectorySlotFile:
             raise IntegrityError(
                 f"{self._shown} does not have the length of its kind", "restore the vault from a backup"
             )
+        if not store._read_only:
+            try:
+                with system_errors("flush", self._shown):
+                    # A killed process may have left what is read here in memory alone, and who reads it acts on it.
+                    os.fdatasync(self._fd)
+            except BaseException:
+                self.close()
+                raise
 
     def read(self, index: int) -> bytes:
         with system_errors("read", self._shown):

@@ -222,7 +222,7 @@ class Store(Protocol):
         ...
 
     def slots(self, path: str, size: int, count: int) -> SlotFile:
-        """Open an existing file of `count` slots of `size` bytes.
+        """Open an existing file of `count` slots of `size` bytes. What it holds then is durable, whoever wrote it.
 
         Raises:
             NotFound: there is no such file (make it with `create`, so that its blocks are there when needed).

@@ -193,6 +193,7 @@ class MemoryStore:
             file = self._file(path)
             if len(file.live) != size * count:
                 raise IntegrityError(f"{path} does not have the length of its kind", "restore the vault from a backup")
+            self.disk.flush(file, path)  # what a killed process wrote and did not flush
             return MemorySlotFile(self, path, file, size, count)
 
     @contextmanager

@@ -153,6 +153,8 @@ class Pipeline:
     def prune(self, base: Base) -> None:
         """Have the open batch take off the journal what `base` says; with a snapshot, which must not lie in that."""
         self.open.base, self.open.anchors = base, max(self.open.anchors, 1)
+        if self.sealer is not None:
+            self.sealer.due = True  # the seal's state is held against the newest tag line, which must be one that stays
 
     def want_anchor(self, *, at_rest: bool = False) -> None:
         """Anchor the reads that are not, with the next flush; or, if nothing happened, the time that has passed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -250,3 +251,40 @@ def test_heads_grow_old_gracefully() -> None:
     world.store = MemoryStore(world.store.disk)
     world.reopen()
     assert world.report.replayed == 0
+
+
+@pytest.mark.parametrize("change", ["create", "rotate", "root"])
+def test_a_kill_and_then_a_power_cut(change: str) -> None:
+    """Killed in any flush of a change of keys, then without power in any flush of the opening: it opens."""
+    done = 0
+    for at in range(1, 16):
+        for then in range(1, 12):
+            world = World(at * 100 + then)
+            world.create_tenant("acme")
+            world.put("acme")
+            world.flush()
+            world.store.arm(Fault(at=at, kinds=frozenset({"flush", "sync"})))
+            try:
+                if change == "create":
+                    world.create_tenant("globex")
+                elif change == "rotate":
+                    world.rotate_tenant("acme")
+                else:
+                    world.rotate_root()
+                world.flush()
+                break  # it went through
+            except PowerCut:
+                done += 1
+            # The process is gone, the machine is not: what was written is there to be read, and not on the medium.
+            world.store.disk.off, world.store.disk.holder = False, None
+            world.store.disk.arm(None)
+            world.store = MemoryStore(world.store.disk)
+            world.store.arm(Fault(at=then, kinds=frozenset({"flush", "sync"})))
+            with suppress(PowerCut):
+                world._open()
+            world.store.disk.off, world.store.disk.holder = False, None
+            world.store.disk.arm(None)
+            world.store = MemoryStore(world.store.disk)
+            world.crash()
+            world.reopen()
+    assert done > 30

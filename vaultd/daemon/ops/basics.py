@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultd import __version__
@@ -108,8 +108,13 @@ def _warnings(call: Call) -> list[str]:
     if engine.vaults.barrier is not None and not reserve.held:
         warnings.append(f"the {reserve.size} bytes kept in reserve for a full disk are not there: make room")
     warnings += [*engine.surroundings, *engine.notices.values()]
-    with suppress(Denied, ProcessLookupError):  # who has ended reads no warning
+    try:
         warnings += warnings_for(call.connection.peer_process())
+    except (Denied, ProcessLookupError):
+        pass  # who has ended reads no warning
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        warnings.append(f"whether you are in a container could not be told: {reason}")
     if call.is_admin:
         ledger = engine.vaults.ledger
         if ledger is not None and not ledger.sealed_forward:
