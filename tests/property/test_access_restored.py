@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.access_world import ACME, GLOBEX, World
@@ -68,6 +68,7 @@ def restored(world: World) -> World:
 
 
 @settings(max_examples=150)
+@example(seed=18941, steps=[0, 0, 2, 0, 0, 5])  # claimed with another run below it
 @given(seed=st.integers(0, 2**32), steps=st.lists(st.integers(0, 5), max_size=25))
 def test_a_restored_table_is_the_one_before(seed: int, steps: list[int]) -> None:
     """Every question to a restored table is answered as before, tokens, budgets and caps included."""

@@ -145,8 +145,7 @@ class Run:
         """The uids that see the run, hear of it, and may end it: its opener's, and its own once that has claimed it.
 
         Not before: else one uid could fill another's listings and pushes with runs that it opens for it. Whoever owns a
-        run owns what is opened in it. They change by a claim alone, and one that changes them finds nothing below: a
-        run that waits for another uid admits nobody who could open anything in it.
+        run owns what is opened in it. They change by a claim alone.
         """
         waiting = self.claimable and self.opener_uid != self.uid
         owners = frozenset((self.opener_uid,) if waiting else (self.opener_uid, self.uid))

@@ -223,7 +223,8 @@ class RunTable:
         run.anchor = facts.process._replace(boot_id=run.anchor.boot_id)
         run.claimable = False
         run.confined = True
-        self._link_owners(run)
+        for one in run.subtree():  # what is opened in it is its owners' too
+            self._link_owners(one)
         self._by_anchor.setdefault(run.anchor.pid, {})[run.id] = run
         self._confine(run)
         return run
