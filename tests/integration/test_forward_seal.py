@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -205,3 +207,21 @@ def test_the_embedded_vault_is_sealed_too(tmp_path: Path) -> None:
     assert report.seal is not None
     assert (report.seal.unsealed, report.seal.held) == (0, True)
     assert PASSPHRASE not in key
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--quiet"]])
+def test_a_key_that_is_lost_on_its_way_is_said_to_be(daemon: Daemon, tmp_path: Path, options: list[str]) -> None:
+    """Standard output on a full disk: the vault stands, its key went nowhere, and the hint makes another."""
+    place = str(tmp_path / "vault")
+    command = [sys.executable, "-m", "vaultclient.cli", *options]
+    for verb in (["init", "--passphrase-file", "-"], ["audit", "seal-key"]):
+        with open("/dev/full", "wb") as full:
+            line = [*command, *verb, "--dir", place]
+            lost = subprocess.run(line, input=b"pw", stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        assert lost.returncode == 74
+        assert b"lost on its way out" in lost.stderr
+        assert f"vaultctl audit seal-key --dir {place}".encode() in lost.stderr
+    made = daemon.ctl("audit", "seal-key", "--dir", place, "--out", str(tmp_path / "key"))
+    assert made.returncode == 0
+    checked = daemon.ctl("audit", "verify", "--dir", place, "--seal-key-file", str(tmp_path / "key"))
+    assert checked.returncode == 0

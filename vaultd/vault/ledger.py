@@ -284,7 +284,8 @@ class Ledger:
         except BaseException:
             self._forget(keys)
             raise
-        return self.report
+        told, self.report = self.report, RecoveryReport()  # told once: a seal and an unseal later, nothing was found
+        return told
 
     def _authenticate(self, keys: UnsealedKeys) -> None:
         """Hold what `open` found against the root key, then finish what a crash interrupted."""

@@ -182,7 +182,11 @@ def prune(app: App, before: str, dry_run: bool, yes: bool) -> None:
 
     What goes is gone, for every tenant's trail as well: export what is to be kept first.
     """
+    if before == "-" and os.isatty(2) and not (dry_run or yes or app.as_json):
+        raise CliError("invalid", "standard input is the checkpoint: nobody can be asked", "--dry-run, then --yes")
     statement = read_file(before, _MAX_CHECKPOINT, "the checkpoint")
+    if not statement:
+        raise CliError("integrity", "the checkpoint is empty", "give the file that 'audit checkpoint' wrote")
     told = app.call("audit.prune", {"dry_run": True}, tail=statement, slow=True).keys
     if told["lines"] and not dry_run:
         asks = not yes and not app.as_json and os.isatty(0)

@@ -68,11 +68,20 @@ _SECTIONS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("revoke", "leases", "Take leases back: one, a run's, a secret's, a tenant's"),
         ),
     ),
-    ("The record", (("audit", "audit", "The audit trail: show, verify, export, checkpoint"),)),
+    ("The record", (("audit", "audit", "The audit trail: show, verify, export, checkpoint, prune"),)),
     ("For your shell", (("completion", "completion", "What makes a shell complete vaultctl's verbs and options"),)),
 )
 
-_PATHS: Final = {"F": click.Path(), "FILE": click.Path(), "DIR": click.Path(file_okay=False)}
+
+class _Named(click.Path):
+    """A path for a shell to complete. Whoever opens it says what is wrong with it: `io`, not a wrong command line."""
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
+        """As it was given."""
+        return value
+
+
+_PATHS: Final = {"F": _Named(), "FILE": _Named(), "DIR": _Named(file_okay=False)}
 """What a metavar says of an option's value."""
 
 _WHOLE: Final = 200

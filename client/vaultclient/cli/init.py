@@ -45,17 +45,24 @@ def init(
     uids = [user_number(admin) for admin in admins]
     place = directory if directory is not None else offline.default_directory()
     question = "passphrase of the new vault"
-    with (
-        slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret),
-        offline.seal_key_file(seal_key_out) as target,
-    ):
-        with working(app.out, "making the vault"):
-            made, seal_key = offline.create(place, kind, secret, label or "", uids)
-        offline.give_seal_key(app, target, seal_key_out, seal_key, made)
-    app.out.record(
-        made,
-        [("vault", made["vault"]), ("directory", made["dir"]), ("checkpoint key", made["checkpoint_key"])],
-    )
+    made = None
+    try:
+        with (
+            slot_secret(out=app.out, question=question, confirm=True, **sources) as (kind, secret),
+            offline.seal_key_file(seal_key_out) as target,
+        ):
+            with working(app.out, "making the vault"):
+                made, seal_key = offline.create(place, kind, secret, label or "", uids)
+            offline.give_seal_key(app, target, seal_key_out, seal_key, made)
+        app.out.record(
+            made,
+            [("vault", made["vault"]), ("directory", made["dir"]), ("checkpoint key", made["checkpoint_key"])],
+        )
+        app.out.stdout.flush()
+    except OSError as error:
+        if made is None:
+            raise
+        raise offline.not_handed_over(place, error) from None
     offline.keep_seal_key(app)
     app.out.note(
         "keep the vault's id and the checkpoint key on another machine: they tell later whether the record is whole"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultclient.cli.failures import CliError
+from vaultclient.cli.failures import CliError, describe
 from vaultclient.cli.group import verb
 from vaultclient.cli.inputs import read_file, slot_secret, warn_if_open, wipe
 from vaultclient.cli.options import slot_options
@@ -32,6 +32,7 @@ __all__ = [
     "default_directory",
     "give_seal_key",
     "keep_seal_key",
+    "not_handed_over",
     "seal_key",
     "seal_key_file",
     "verify",
@@ -115,6 +116,15 @@ def give_seal_key(app: App, target: PrivateFile | None, path: str | None, key: A
             app.out.say("first seal key, secret, shown this once:")
             app.out.write_bytes(key.view())
             app.out.write_bytes(b"\n")
+
+
+def not_handed_over(directory: str, error: Exception) -> CliError:
+    """What to say when a first seal key was made and did not reach its owner: it is gone, and the vault is there."""
+    return CliError(
+        "io",
+        f"the first seal key was made, and lost on its way out: {describe(error)[1]}",
+        f"the vault stands, only that key is gone; make another: vaultctl audit seal-key --dir {directory}",
+    )
 
 
 def keep_seal_key(app: App) -> None:
@@ -228,11 +238,18 @@ def seal_key(app: App, directory: str | None, out: str | None) -> None:
     hands over to the new one if its state is there, and the new key covers every line before.
     """
     place = directory if directory is not None else default_directory()
-    with seal_key_file(out) as target:
-        started = _vault().start_seal(place)
-        about = {"vault": started.vault_id.hex(), "chain": started.chain, "line": started.line}
-        give_seal_key(app, target, out, started.seal_key, about)
-    app.out.done(f"line {started.line} begins seal chain {started.chain}", about)
+    started = None
+    try:
+        with seal_key_file(out) as target:
+            started = _vault().start_seal(place)
+            about = {"vault": started.vault_id.hex(), "chain": started.chain, "line": started.line}
+            give_seal_key(app, target, out, started.seal_key, about)
+        app.out.done(f"line {started.line} begins seal chain {started.chain}", about)
+        app.out.stdout.flush()
+    except OSError as error:
+        if started is None:
+            raise
+        raise not_handed_over(place, error) from None
     keep_seal_key(app)
     app.out.next("vaultctl audit verify --seal-key-file FILE")
 

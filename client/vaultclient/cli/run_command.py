@@ -14,6 +14,7 @@ from vaultclient.cli.group import Verb, verb
 from vaultclient.cli.options import Whole, complete_tenant
 from vaultclient.cli.output import counted
 from vaultclient.cli.run_plan import MOST_NAMED, Plan, environment, placements
+from vaultclient.errors import VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,12 +113,15 @@ def run(
         variables, placed = _checked(app, tenant, by_env, by_fd, passed, command)
         seconds = duration(ttl, "TTL") if ttl is not None else None
         patience = duration(wait, "time to wait") if wait is not None else 0
+        token = app.token
     except CliError as error:
         error.status = error.status or FAILED
         raise
+    except VaultError as error:  # the client's own: the token or the socket's path is none
+        raise CliError(error.code, error.message, error.hint, status=FAILED) from None
     socket = variables["VAULTD_SOCKET"]
     plan = Plan(
-        tenant, service, purpose, seconds, placed, allow, command, variables, socket, app.token, redact, patience, uses
+        tenant, service, purpose, seconds, placed, allow, command, variables, socket, token, redact, patience, uses
     )
     if (named := len(plan.scope())) > MOST_NAMED:
         words = f"{named} secrets are more than the {MOST_NAMED} of one run"

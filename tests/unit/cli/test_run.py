@@ -162,6 +162,20 @@ def test_a_wrong_line_is_125_and_nothing_was_asked(ctl: Any, vault: Any, line: l
     assert vault.asked == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("VAULTD_RUN", "no token"), ("VAULTD_RUN_FD", "99"), ("VAULTD_SOCKET", "/" + "s" * 200)]
+)
+def test_a_wrong_environment_is_125_and_nothing_was_asked(
+    ctl: Any, vault: Any, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """A token that is none, and a socket's path that is none: 125 as well, for 2 and 69 could be the command's."""
+    monkeypatch.setenv(name, text)
+    done = ctl.process(*RUN, "--allow", "openai/*", "--", "true")
+    assert done.status == 125
+    assert done.err.startswith("vaultctl: error: ")
+    assert vault.asked == []
+
+
 def test_a_refusal_is_125_with_its_code(ctl: Any, vault: Any) -> None:
     """A denied secret, no daemon: 125 before the command starts, and --json has the code."""
     vault.denied_secrets = {"stripe/live"}

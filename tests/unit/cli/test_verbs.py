@@ -439,6 +439,24 @@ def test_audit_export_and_checkpoint_write_private_files(ctl: Any, vault: Any, t
     assert len(ctl("audit", "export", "acme", "--out", "-").out.splitlines()) == 3
 
 
+def test_a_path_is_left_to_whoever_opens_it(ctl: Any, tmp_path: Path) -> None:
+    """A file where a directory is wanted is no wrong command line: the verb says what is wrong, with its own code."""
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    done = ctl("audit", "verify", "--dir", str(file))
+    assert done.status == 74
+    assert "not a directory" in done.err
+
+
+def test_an_empty_checkpoint_is_none_and_nothing_is_asked(ctl: Any, vault: Any, tmp_path: Path) -> None:
+    """A file that a checkpoint never came into: 65, as for any other that is no checkpoint."""
+    file = tmp_path / "checkpoint"
+    file.write_bytes(b"")
+    done = ctl("audit", "prune", "--before", str(file))
+    assert done.status == 65
+    assert vault.asked == []
+
+
 def test_audit_prune_says_what_goes_first(ctl: Any, vault: Any, tmp_path: Path) -> None:
     """Lines, times, bytes and what stays; --dry-run only that; as JSON one object; and a file that cannot be read."""
     vault.records = [_record(n) for n in range(3)]

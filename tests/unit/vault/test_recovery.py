@@ -153,6 +153,25 @@ def test_a_torn_slot_is_told() -> None:
     assert not world.report.torn_anchor
 
 
+def test_what_was_recovered_is_told_once() -> None:
+    """Sealed and unsealed again without an end in between: nothing more was found, told or recorded."""
+    world = _world()
+    world.read()
+    world.ledger.tick()
+    world.flush()
+    slot = world.ledger.anchor.slot
+    raw = bytearray(world.store.disk.peek("state"))
+    raw[512 * slot + 100] ^= 1
+    world.store.disk.poke("state", bytes(raw))
+    world.kill()
+    world.reopen()
+    assert world.report.repaired
+    world.ledger.seal()
+    told = world.ledger.unseal(*world.ledger.derive(secret(), SlotKind.PASSPHRASE))
+    assert not told.repaired
+    assert not told.unanchored
+
+
 def test_nothing_is_changed_before_the_key_is_there() -> None:
     """Opening without a key leaves keyring, logs and strays alone: an anchor that nobody verified decides nothing.
 
