@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -241,3 +242,23 @@ def test_a_grant_that_is_gone_is_gone_below(world: World, agent: Peer) -> None:
         _denied(peer.call("lease.acquire", PROD, run=children[0]["token"]))
         world.admin.call("service.remove", {"service": "temporary"})
         assert not {run["service"] for run in world.admin.pages("run.list")} & {"temporary"}
+
+
+@pytest.mark.parametrize("by", ["release", "revoke"])
+def test_what_was_let_go_is_not_taken_anew(world: World, agent: Peer, by: str) -> None:
+    """A lease that was released or revoked is no longer its run's: a restart gives no use of it back."""
+    top = agent.call("run.open", {**OPEN, "uses": 2}).header
+    child = agent.call("run.open", {"scope": ["openai/*"], "uses": 2}, run=top["token"]).header
+    held = agent.call("lease.acquire", SPARE, run=child["token"]).header
+    lease = {"lease": agent.call("lease.acquire", PROD, run=child["token"]).header["lease"]}
+    if by == "release":
+        assert agent.call("lease.release", lease, run=child["token"]).header["recorded"]
+    else:
+        assert world.admin.call("lease.revoke", lease)["revoked"] == 1
+    world.stop(signal.SIGKILL)
+    world.start()
+    world.unseal()
+    agent.connect()
+    _denied(agent.call("lease.acquire", {**PROD, "version": 1}, run=child["token"]))
+    assert agent.call("lease.acquire", {**SPARE, "version": held["version"]}, run=child["token"]).tail == ACME
+    assert agent.call("run.close", {}, run=top["token"]).header["recorded"]

@@ -81,7 +81,7 @@ class Call:
         """Decide from here on as of now: time has passed since the request came."""
         self.now = self.engine.now()
         self._ticket = False
-        self._service = None
+        self._service = self._actor = None
 
     @property
     def facts(self) -> Any:

@@ -429,11 +429,18 @@ class Engine:
         ledger.stage(event, tenant=uid)
         self.commit_soon()
 
-    def try_record(self, event: Event, uid: bytes | None = None, *, ended: Iterable[Run] = ()) -> bool:
-        """Record that harm was stopped; False when that cannot be recorded any more: then it is owed."""
+    def try_record(
+        self, event: Event, uid: bytes | None = None, *, ended: Iterable[Run] = (), let_go: Iterable[Lease] = ()
+    ) -> bool:
+        """Record that harm was stopped; False when that cannot be recorded any more: then it is owed.
+
+        Args:
+            ended: runs whose end this is the record of.
+            let_go: leases whose end it is: after a restart their runs may not take them anew.
+        """
         debt = Debt(event, self.now().wall, uid, tuple(run.id for run in ended))
         try:
-            receipt = self.record(event, uid, ended=ended)
+            receipt = self.record(event, uid, ended=ended, charged=self.kept.let_go(let_go))
         except Halted:
             self.owe(debt)
             return False

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vaultd.access.facts import Process
     from vaultd.access.grants import Grant
     from vaultd.access.instants import Now
+    from vaultd.access.leases import Lease
     from vaultd.access.run import Run
     from vaultd.audit.receipt import Receipt
     from vaultd.daemon.engine import Engine
@@ -117,6 +118,18 @@ class KeptRuns:
             self._counted.update((one.id, one) for one in lineage)
             return ()
         return lineage
+
+    def let_go(self, leases: Iterable[Lease]) -> tuple[Run, ...]:
+        """Leases were revoked or released: the live runs that would be kept as holding them still."""
+        barrier = self._engine.vaults.barrier
+        if barrier is None or barrier.sealed:
+            return ()
+        runs = {lease.run.id: lease.run for lease in leases if lease.run.live}
+        kept = barrier.runs()
+        # What a run held is kept with what it has used, and before its first use with the run.
+        return tuple(
+            run for one, run in runs.items() if Used.id_of(one) in kept or (one in kept and kept[one].get("held"))
+        )
 
     def ended(self, run: Run) -> None:
         """A run has ended; its record drops it."""

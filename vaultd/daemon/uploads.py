@@ -9,6 +9,7 @@ from vaultd.errors import Invalid, QuotaExceeded
 from vaultd.protocol.operations import MAX_TAIL
 
 if TYPE_CHECKING:
+    from vaultd.audit.body import Actor
     from vaultd.daemon.config import Limits
     from vaultd.daemon.workers import Workers
     from vaultd.vault.secrets import Stored
@@ -21,6 +22,8 @@ GATHERED: Final = 4 * MAX_TAIL
 
 class Writer(Protocol):
     """What seals the bytes as they come, as `vaultd.vault` makes it. Any thread may call it, one at a time."""
+
+    actor: Actor | None
 
     @property
     def ended(self) -> bool: ...
@@ -149,12 +152,16 @@ class BlobUpload:
             )
         self.received += length
 
+    def is_full(self, more: int) -> bool:
+        """Whether with `more` bytes there is enough for `write`."""
+        return self._count + more >= GATHERED
+
     def gather(self, chunk: bytearray) -> bool:
         """Keep a chunk; whether there is enough now for `write`, and `busy` until `rest`."""
         end = self._count + len(chunk)
+        self.busy = self.is_full(len(chunk))
         self._gathered[self._count : end] = chunk
         self._count = end
-        self.busy = end >= GATHERED
         return self.busy
 
     def write(self) -> None:

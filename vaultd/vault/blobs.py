@@ -87,7 +87,7 @@ class BlobVerbs(Sealing):
             value = writer.value()
             blob = None if value is not None else Blob(stream_id, writer.size)
             header = wanted(target, blob)
-            event = Event(kind, "ok", actor, secret=name, version=header["version"], run=run)
+            event = Event(kind, "ok", writer.actor or actor, secret=name, version=header["version"], run=run)
             if value is not None:
                 with value:
                     return self._store(target, header, value, event)

@@ -20,6 +20,7 @@ from vaultd.errors import Conflict, Internal, Invalid, VaultdError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vaultd.audit.body import Actor
     from vaultd.crypto.stream import StreamOpener, StreamSealer
     from vaultd.store import NewFile, RangeFile
     from vaultd.vault.blob_place import BlobPlace, Share
@@ -105,6 +106,7 @@ class BlobWriter(Stream):
 
     Attributes:
         size: bytes taken in so far.
+        actor: who finishes it, for the record, when that is another than who began it.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class BlobWriter(Stream):
     ) -> None:
         super().__init__()
         self.size = 0
+        self.actor: Actor | None = None
         self.data_key = Key.random()
         self._place, self._share, self._finish = place, share, finish
         # Of fixed size, all of them: a buffer that grew would leave copies of what is in it behind.

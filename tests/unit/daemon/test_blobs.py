@@ -316,6 +316,20 @@ def test_a_right_lost_meanwhile(world: SlowWorld, what: str, when: str) -> None:
         assert versions == ({"big": 1} if what == "compare-and-set" else {})
 
 
+@pytest.mark.parametrize("what", ["the grant", "the service", "the tenant"])
+def test_a_lost_right_takes_no_more_of_the_disk(world: SlowWorld, what: str) -> None:
+    """Without the right to store it, an upload is not written on: its next chunks are refused, and nothing is left."""
+    world.admin.call("logout")
+    with world.client() as client:
+        client.call("value.begin", BIG)  # of any size: it could go on for as long as it likes
+        send(client, [(n * MAX_TAIL, MAX_TAIL) for n in range(24)])
+        _lose(world, what)
+        with pytest.raises(LOST[what][1]):
+            send(client, [(n * MAX_TAIL, MAX_TAIL) for n in range(24, 29)])
+        assert not world.engine.blob_uploads._all
+    assert gone(world)
+
+
 def test_keys_rotated_meanwhile(world: SlowWorld) -> None:
     """A new tenant key and a new root key under an upload do not concern it."""
     with world.client() as client:
@@ -326,6 +340,18 @@ def test_keys_rotated_meanwhile(world: SlowWorld) -> None:
         with client.lease("acme", "big") as lease, lease.open() as file:
             assert file.size == size
             assert file.read(MAX_TAIL) == CHUNK
+
+
+def test_the_record_names_who_finished(world: SlowWorld) -> None:
+    """What an admin began and, the ticket gone, a service's grant let be stored is on record as the service's."""
+    begun(world.admin)
+    world.admin.call("logout")
+    world.admin.call("secret.put", {**BIG, "upload": True})
+    with world.as_admin() as admin:
+        lines = admin.audit_lines("audit.show", {"tenant": "acme"})
+        (put,) = [line for line in lines if b'"kind":"secret.put"' in line and b'"ok"' in line]
+    assert b'"kind":"service"' in put
+    assert b'"slot"' not in put
 
 
 def test_a_rotation_by_upload(world: SlowWorld) -> None:

@@ -27,15 +27,19 @@ __all__ = ["announced", "begin_blob", "keep_blob", "storable", "take_chunk"]
 _SAID = ("tenant", "secret", "cas", "description", "rotate_after")
 
 
-def storable(call: Call, *, rotate: bool) -> tuple[bytes, SecretName]:
+def storable(call: Call, *, rotate: bool, said: dict[str, Any] | None = None) -> tuple[bytes, SecretName]:
     """The tenant's uid and the secret that the request is to store a version of.
+
+    Args:
+        said: names both, for a request that does not itself: what its upload was begun with.
 
     Raises:
         NotFound: there is no tenant, or no secret to rotate; told to admins.
         Denied: not allowed, or (for who is no admin) not there.
     """
-    secret = secret_name(call.keys["secret"])
-    uid = call.allowed("rotate" if rotate else "put", call.keys["tenant"], secret)
+    keys = call.keys if said is None else said
+    secret = secret_name(keys["secret"])
+    uid = call.allowed("rotate" if rotate else "put", keys["tenant"], secret)
     if rotate and secret not in call.barrier.tenant(uid).state.secrets:
         if call.is_admin:
             raise NotFound("there is no such secret to rotate", "vaultctl put makes a new one")
@@ -102,12 +106,20 @@ def _check_room(call: Call, uid: bytes, secret: str, size: int) -> None:
         )
 
 
+def _check_right(call: Call, upload: BlobUpload) -> None:
+    # What is written takes room on the disk and of the tenant's: no longer than the right to it lasts.
+    if storable(call, rotate=upload.target["rotate"], said=upload.target)[0] != upload.tenant:
+        raise NotFound("the tenant was deleted meanwhile")
+
+
 def take_chunk(call: Call, upload: BlobUpload) -> Pending | Deferred:
     """Gather chunks; seal and write them, and until that is done take nothing further from this connection."""
     connection, engine = call.connection, call.engine
     try:
         call.barrier.tenant(upload.tenant)
         upload.take(call.keys["offset"], len(call.tail))
+        if upload.is_full(len(call.tail)):
+            _check_right(call, upload)
     except BaseException:
         _drop(call, upload)
         raise
@@ -159,6 +171,7 @@ def keep_blob(
                 await engine.workers.run(upload.seal)
             finally:
                 still()  # also when that failed: a tenant that went took its files with it
+            upload.writer.actor = call.actor  # a ticket may have ended since it was begun
             stored = upload.writer.finish()
         finally:
             upload.drop()  # of what was used, nothing is left to drop

@@ -231,7 +231,7 @@ def release(call: Call) -> Pending:
     lease = _lease(call)
     engine.ended(engine.book.release(lease), "released")
     event = call.event(run=lease.run.id, secret=lease.secret, version=lease.version, lease=lease.id)
-    recorded = engine.try_record(event, lease.run.tenant)
+    recorded = engine.try_record(event, lease.run.tenant, let_go=(lease,))
     call.recorded = True
     return Stopped(recorded=recorded, owed=engine.owed)
 
@@ -350,7 +350,8 @@ def _revoked(call: Call, ended: Ended, uid: bytes, **facts: Any) -> Pending:
     engine = call.engine
     runs = sorted({lease.run.id for lease in ended.leases} | {run.id for run in ended.runs})
     facts["extra"] = {"runs": runs[:256], "run_count": len(runs)}
-    recorded = engine.try_record(call.event(total=len(ended.leases), **facts), uid, ended=ended.runs)
+    event = call.event(total=len(ended.leases), **facts)
+    recorded = engine.try_record(event, uid, ended=ended.runs, let_go=ended.leases)
     call.recorded = True
     engine.ended(ended, "revoked", quiet=True)
     return Stopped({"revoked": len(ended.leases)}, recorded=recorded, owed=engine.owed)
