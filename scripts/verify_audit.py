@@ -17,7 +17,7 @@ from typing import Any
 
 JOURNAL = re.compile(rb'(\{"v":[0-9]+,"seq":([0-9]+),.*),"hash":"([0-9a-f]{64})"\}\n')
 EXPORT = re.compile(rb'\{"body":(\{.*"tseq":([0-9]+)[,}].*),"hash":"([0-9a-f]{64})"\}\n')
-SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
+SEGMENT = re.compile(r"([0-9]{6}|[1-9][0-9]{6,8})\.jsonl")  # in the one spelling that a journal gives
 
 
 def sha256(data: bytes) -> bytes:
@@ -50,12 +50,15 @@ def main(path: pathlib.Path, seal: Any = None) -> str:
     number, head = 0, bytes(32)
     if path.is_dir():
         files = {int(file.stem): file for file in (path / "audit").iterdir() if SEGMENT.fullmatch(file.name)}
-        bases = [n for n in files if files[n].with_suffix(".base").exists()]
-        first = max(bases) if bases and 1 not in files else 1  # a journal that was pruned says what it begins after
+        last, texts = max(files, default=1), {n: file.with_suffix(".base") for n, file in sorted(files.items())}
+        bases = [1, *(n for n, text in texts.items() if text.exists() and header(text)["segment"] == n)]
+        # What begins earliest and has no gap: a base behind that is of a pruning that was not finished, or forged.
+        whole = [n for n in bases if sum(n <= m for m in files) == last - n + 1]
+        first = whole[0] if whole else bases[-1]
         if first != 1:
-            base = header(files[first].with_suffix(".base"))
+            base = header(texts[first])
             number, head = base["seq"], bytes.fromhex(base["head"])
-        for segment in range(first, max(files, default=1) + 1):
+        for segment in range(first, last + 1):
             if segment not in files:
                 sys.exit(f"{path / 'audit' / f'{segment:06d}.jsonl'} is missing")
             number, head = check(files[segment], JOURNAL, b"}", number, head, seal=seal)

@@ -77,6 +77,9 @@ class Seal:
         whole = [slot for slot in slots if blake2b(b"vaultd.seal.sum", slot[:480]) == slot[480:]]
         if not whole:
             refuse(str(state), "neither slot is whole")
+        numbers = sorted(int.from_bytes(slot[32:40], "big") for slot in whole)
+        if len(whole) == 2 and numbers[1] != numbers[0] + 1:
+            refuse(str(state), "its slots do not follow each other: one was put back")
         newest = max(whole, key=lambda slot: slot[32:40])
         chain, first, epoch, tag = *struct.unpack_from(">I", newest, 12), *struct.unpack_from(">QQQ", newest, 40)
         if chain > self.chain and self.over:

@@ -72,6 +72,20 @@ def test_both_readers_verify_it(tmp_path: Path, checker: SimpleNamespace, number
     assert checker.main(tmp_path).endswith(LINES[-1][-67:-3].decode())
 
 
+def test_slots_that_do_not_follow_each_other_are_refused_by_both(tmp_path: Path, checker: SimpleNamespace) -> None:
+    """One of the state's two slots is from another time than its neighbour."""
+    slots = [bytearray(STATE[at : at + 512]) for at in (0, 512)]
+    newest = max(slots, key=lambda slot: slot[32:40])
+    newest[32:40] = (int.from_bytes(newest[32:40], "big") + 2).to_bytes(8, "big")
+    newest[480:] = hashlib.blake2b(newest[:480], digest_size=32, person=b"vaultd.seal.sum").digest()
+    write_vault(tmp_path, LINES, b"".join(slots))
+    key = GOLDEN["first_key_2"].encode()
+    with pytest.raises(IntegrityError, match="do not follow each other"):
+        offline.verify(str(tmp_path), seal_key=bytearray(key))
+    with pytest.raises(SystemExit, match="do not follow each other"):
+        checker.main(tmp_path, checker.Seal(key))
+
+
 def test_the_script_as_people_run_it(tmp_path: Path) -> None:
     """It imports nothing of ours; a good key and a wrong one have their exit status."""
     write_vault(tmp_path / "v", LINES, STATE)

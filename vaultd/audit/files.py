@@ -82,7 +82,8 @@ def look(folder: str) -> Layout:
             if base.segment == number:
                 bases[number] = base
     last = found[-1]
-    whole = [first for first in bases if set(range(first, last + 1)) <= set(found)]
+    # Counted, not listed: somebody may have put a file there whose number is a thousand million.
+    whole = [first for first in bases if sum(first <= number for number in found) == last - first + 1]
     begin = min(whole) if whole else max(first for first in bases if first in found or first == 1)
     missing = next((number for number in range(begin, last) if number not in found), None)
     for number in bases:

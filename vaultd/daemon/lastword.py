@@ -62,8 +62,15 @@ class LastWord:
             except OSError as error:
                 _log.error("what was left at %s cannot be read: %s", path, error.strerror)
                 return frozenset()
-            with os.fdopen(descriptor, "rb") as file:
-                lines = file.read(_MOST).decode("ascii", "replace").split("\n")
+            try:
+                # `open` refuses a directory, which somebody may have put there, and leaves the descriptor to us.
+                with open(descriptor, "rb", closefd=False) as file:
+                    lines = (file.read(_MOST) or b"").decode("ascii", "replace").split("\n")
+            except OSError as error:
+                _log.error("what was left at %s cannot be read: %s", path, error.strerror)
+                return frozenset()
+            finally:
+                os.close(descriptor)
             said = frozenset(lines[:-2]) if lines[-2:] == [_END, ""] else frozenset()
             found = said if found is None else found & said
         return found
@@ -82,7 +89,9 @@ class LastWord:
 
 def _write(path: str, text: bytes) -> None:
     new = f"{path}.new"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # Not blocking: a pipe that somebody put there would hold up the end of the daemon.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(new, flags, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         if file.write(text) != len(text):
             raise OSError(errno.ENOSPC, "no room for all of it")

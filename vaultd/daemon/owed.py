@@ -250,12 +250,15 @@ def _read(path: str) -> bytes | None:
     except OSError as error:
         _log.error("what was left at %s cannot be read: %s", path, error.strerror)
         return b""
-    with os.fdopen(descriptor, "rb") as file:
-        try:
+    try:
+        # `open` refuses a directory, which somebody may have put there, and leaves the descriptor to us.
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_SIZE) or b""
-        except OSError as error:
-            _log.error("what was left at %s cannot be read: %s", path, error.strerror)
-            return b""
+    except OSError as error:
+        _log.error("what was left at %s cannot be read: %s", path, error.strerror)
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 class _Flusher:

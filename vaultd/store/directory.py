@@ -128,8 +128,8 @@ class DirectoryStore:
                 left = [e.name for e in entries if e.name.startswith(TEMPORARY) and not e.is_dir(follow_symlinks=False)]
             for name in left:
                 os.unlink(name, dir_fd=fd)
-            if left:
-                os.fsync(fd)
+            # Also when nothing is left: what is gone by an earlier holder's hand may come back with the power.
+            os.fsync(fd)
         return len(left)
 
     def replace(self, path: str, data: bytes) -> None:

@@ -179,7 +179,10 @@ class Store(Protocol):
         ...
 
     def tidy(self, path: str = "") -> int:
-        """Remove what an earlier holder left on the way to its final name in a directory, durably; returns how many.
+        """Remove what an earlier holder left on the way to its final name in a directory; returns how many.
+
+        Afterwards all names in it are durable, and so is the absence of others: a holder that was killed may have given
+        or removed some without.
 
         Raises `NotFound`.
         """

@@ -95,8 +95,7 @@ class MemoryStore:
             left = [n for n, node in directory.live.items() if n.startswith(TEMPORARY) and isinstance(node, File)]
             for name in left:
                 self.disk.set_name(directory, name, None, "unlink", path)
-            if left:
-                self.disk.sync(directory, path)
+            self.disk.sync(directory, path)
         return len(left)
 
     def replace(self, path: str, data: bytes) -> None:

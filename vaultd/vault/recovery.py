@@ -277,6 +277,8 @@ def sweep(store: Store, keyring: Keyring) -> int:
             removed += 1
         else:
             removed += sweep_logs(store, f"tenants/{name}", entry.generation)
+    # A process that was killed may have removed some and not flushed that: the next anchor says that nothing is left.
+    removed += store.tidy("tenants")
     return removed + sweep_logs(store, "system", keyring.generation(SYSTEM) or 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -402,6 +403,46 @@ def test_a_pruned_journal_verifies_from_its_beginning(vault: tuple[World, Path])
     early = Checkpoint(VAULT, 3, bytes(32), 10**18)
     report = checked(path, ok=True, checkpoint=early, key=lambda: PUBLIC)
     assert "which were pruned" in report.not_ruled_out[0]
+
+
+def test_no_other_file_is_walked_in_a_changed_ones_place(vault: tuple[World, Path]) -> None:
+    """A copy under another spelling of a segment's number does not hide that the segment was changed."""
+    _, path = vault
+    segment = path / segment_path(2)
+    for width in (7, 8, 9):  # listed in any order
+        shutil.copy(segment, path / "audit" / f"{2:0{width}d}.jsonl")
+    checked(path, ok=True)
+    segment.write_bytes(segment.read_bytes().replace(b'"seq":', b'"sEq":', 1))
+    assert checked(path, ok=False).file == str(segment)
+
+
+def test_a_pruning_that_was_not_finished_is_walked_from_the_earlier_beginning(vault: tuple[World, Path]) -> None:
+    """With the next base there, and the segments before it too; a base of another segment says nothing."""
+    world, path = vault
+    later = base_at(world, 4, signed(world)).encode()
+    base = pruned(world, path, 2)
+    (path / base_path(4)).write_bytes(later)
+    (path / base_path(3)).write_bytes(base.encode())
+    assert checked(path, ok=True).begins == base.seq + 1
+    segment = path / segment_path(2)
+    segment.write_bytes(segment.read_bytes().replace(b'"seq":', b'"sEq":', 1))
+    assert checked(path, ok=False).file == str(segment)
+    segment.unlink()
+    (path / segment_path(3)).unlink()
+    assert checked(path, ok=True).begins == Base.decode(later).seq + 1
+
+
+def test_a_number_that_no_journal_comes_to(vault: tuple[World, Path]) -> None:
+    """A file that says it is the last of a thousand million segments costs no memory: the next one is missing."""
+    _, path = vault
+    (path / "audit" / "999999999.jsonl").touch()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    most = 4 << 30 if limits[1] == resource.RLIM_INFINITY else min(4 << 30, limits[1])
+    resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
+    try:
+        assert checked(path, ok=False).file == str(path / segment_path(5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.mark.parametrize("how", ["signature", "vault", "head", "seq", "trails", "missing", "garbage", "checkpoint"])

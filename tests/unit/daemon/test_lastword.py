@@ -40,6 +40,18 @@ def test_a_link_or_another_kind_of_file_lets_nobody_live(tmp_path: Path) -> None
     assert LastWord([str(tmp_path / "living")]).read() == frozenset()
     os.mkfifo(tmp_path / "pipe")
     assert LastWord([str(tmp_path / "pipe")]).read() == frozenset()
+    with open(os.open(tmp_path / "pipe", os.O_RDWR), "wb"):  # with somebody at its other end
+        assert LastWord([str(tmp_path / "pipe")]).read() == frozenset()
+    (tmp_path / "folder").mkdir()
+    assert LastWord([str(tmp_path / "folder")]).read() == frozenset()
+
+
+def test_no_pipe_holds_up_the_last_word(tmp_path: Path) -> None:
+    """Where somebody put one that nobody reads, the next place takes the word."""
+    os.mkfifo(tmp_path / "living.new")
+    word = LastWord([str(tmp_path / "living"), str(tmp_path / "second")])
+    assert word.leave(["run_a"])
+    assert word.read() == {"run_a"}
 
 
 def test_the_first_place_that_takes_it(tmp_path: Path) -> None:

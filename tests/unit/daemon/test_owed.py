@@ -131,6 +131,20 @@ def test_settled_once(world: BarrierWorld, places: tuple[str, str]) -> None:
     assert sum('"owed":true' in body for body in world.bodies()) == 1
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_another_kind_of_file_does_not_keep_the_vault_from_opening(
+    world: BarrierWorld, places: tuple[str, str], kind: str
+) -> None:
+    """It is said that nothing could be read there, and the other place is settled all the same."""
+    assert opened(world, places).owe(debt(1))
+    os.rename(*places)
+    make = {"folder": os.mkdir, "pipe": os.mkfifo, "link": lambda path: os.symlink("/dev/zero", path)}
+    make[kind](places[0])
+    opened(world, places)
+    assert sum('"kind":"vault.halted"' in body for body in world.bodies()) == 1
+    assert sum('"owed":true' in body for body in world.bodies()) == 1
+
+
 def test_sealed_it_owes_nothing(world: BarrierWorld, places: tuple[str, str]) -> None:
     """Without a key nothing is kept, and nothing is said to be."""
     owed = opened(world, places)

@@ -307,3 +307,35 @@ def test_a_kill_and_then_a_power_cut(change: str) -> None:
             world.crash()
             world.reopen()
     assert done > 30
+
+
+@pytest.mark.parametrize("change", ["delete", "rotate"])
+def test_what_a_killed_process_removed_does_not_come_back(change: str) -> None:
+    """Killed before it flushed that old files are gone, then without power once the opening has said they are."""
+    done = 0
+    for at in range(1, 12):
+        for seed in range(6):
+            world = World(at * 100 + seed)
+            for name in ("acme", "globex"):
+                world.create_tenant(name)
+                world.put(name)
+            world.flush()
+            world.store.arm(Fault(at=at, kinds=frozenset({"flush", "sync"})))
+            try:
+                if change == "delete":
+                    world.delete_tenant("globex")
+                else:
+                    world.rotate_tenant("acme")
+                world.flush()
+                break  # it went through
+            except PowerCut:
+                done += 1
+            world.store.disk.off, world.store.disk.holder = False, None
+            world.store.disk.arm(None)
+            world.store = MemoryStore(world.store.disk)
+            world._open()
+            world.store.disk.holder = None
+            world.store = MemoryStore(world.store.disk)
+            world.crash()
+            world.reopen()  # which holds that there are no strays
+    assert done > 20
